@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .complexity import count_macs, count_parameters, dummy_clip, measure_latency_ms
 from .event_classification import (
     accuracy,
     average_frame_probabilities,
@@ -20,10 +21,14 @@ __all__ = [
     "accuracy",
     "average_frame_probabilities",
     "compute_event_metrics",
+    "count_macs",
+    "count_parameters",
     "d_prime",
+    "dummy_clip",
     "event_classification_metrics",
     "mean_average_precision",
     "mean_roc_auc",
+    "measure_latency_ms",
 ]
 
 
