@@ -1,0 +1,41 @@
+"""What a student learns from a frozen teacher: pure tensors in, scalars out."""
+
+from transformers import AutoConfig, AutoModel
+
+from .entropy_monitor import EntropyMonitor, EntropyMonitorConfig, EntropyMonitorOutput, entropy_of, entropy_weights
+from .kernels import KERNELS, TokenKernel
+from .objectives import (
+    OBJECTIVES,
+    DistillationObjective,
+    EntropyMonitoredDistillation,
+    KernelizedTokenDistillation,
+    LogitDistillation,
+)
+from .teacher import LiveTeacher, TeacherSignal, check_compatible
+from .token_distillation import BRANCHES, pool_branch, pool_tokens, sliding_windows, token_distillation_loss
+
+AutoConfig.register(EntropyMonitorConfig.model_type, EntropyMonitorConfig)
+AutoModel.register(EntropyMonitorConfig, EntropyMonitor)
+
+__all__ = [
+    "BRANCHES",
+    "KERNELS",
+    "OBJECTIVES",
+    "DistillationObjective",
+    "EntropyMonitor",
+    "EntropyMonitorConfig",
+    "EntropyMonitorOutput",
+    "EntropyMonitoredDistillation",
+    "KernelizedTokenDistillation",
+    "LiveTeacher",
+    "LogitDistillation",
+    "TeacherSignal",
+    "TokenKernel",
+    "check_compatible",
+    "entropy_of",
+    "entropy_weights",
+    "pool_branch",
+    "pool_tokens",
+    "sliding_windows",
+    "token_distillation_loss",
+]

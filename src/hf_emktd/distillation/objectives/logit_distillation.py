@@ -1,0 +1,65 @@
+"""Logit distillation (KD)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+from ..kernels import at_least_float32, autocast_disabled
+from ..teacher import TeacherSignal
+from .base import DistillationObjective, check_weight
+
+
+class LogitDistillation(DistillationObjective):
+    r"""
+    \\(T^2 \, \mathrm{KL}(\mathrm{softmax}(t / T) \,\|\, \mathrm{softmax}(s / T))\\), mean over the batch, in float32
+    (Hinton et al., 2015, section 2). The factor \\(T^2\\) keeps the size of its gradient when T changes.
+
+    Args:
+        temperature (`float`, *optional*, defaults to 4.0):
+            \\(T\\). Not given in the EM-KTD paper; 4 is the value of RepDistiller and attention-transfer, whose
+            comparisons the field repeats.
+        weight (`float`, *optional*, defaults to 1.0):
+            Factor of the part `kd`. Not given in the EM-KTD paper.
+
+    Raises:
+        ValueError: if `temperature` or `weight` is not positive.
+    """
+
+    name = "kd"
+    citation = """@article{hinton2015distilling,
+  title={Distilling the Knowledge in a Neural Network},
+  author={Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  journal={arXiv preprint arXiv:1503.02531},
+  year={2015}
+}"""
+
+    def __init__(self, temperature: float = 4.0, weight: float = 1.0) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"LogitDistillation: temperature must be positive, got {temperature}.")
+        check_weight(self, weight)
+        self.temperature = temperature
+        self.weight = weight
+
+    def forward(
+        self, student_output: ModelOutput, teacher_signal: TeacherSignal, labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """`{"kd": scalar}` from logits `(batch, classes)`; `labels` are not used."""
+        student, teacher = student_output.logits, teacher_signal.logits.detach()
+        if student.shape != teacher.shape:
+            raise ValueError(
+                f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} differ in shape; "
+                "both models need the same classes and the same clips."
+            )
+        with autocast_disabled(student):
+            student = (at_least_float32(student) / self.temperature).log_softmax(dim=-1)
+            teacher = (at_least_float32(teacher) / self.temperature).log_softmax(dim=-1)
+            divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        return {self.name: self.weight * self.temperature**2 * divergence}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "temperature": self.temperature, "weight": self.weight}

@@ -1,0 +1,160 @@
+"""The frozen teacher and the signal that objectives read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .entropy_monitor import EntropyMonitor
+from .token_distillation import BRANCHES, Grid, check_pools, token_grids
+
+CONTRACT = ("audio_grid", "visual_grid", "branch_widths", "num_labels", "id2label")
+INPUTS = ("input_values", "pixel_values")
+
+
+@dataclass
+class TeacherSignal:
+    """
+    What objectives need of the teacher for one batch.
+
+    Args:
+        logits: `(batch, classes)`.
+        tokens: by branch, `(batch, tokens, width)`; branches whose input is missing are left out.
+        grids: `{"audio": (frequency, time), "visual": (rows, columns)}` of `tokens`.
+        entropies: by branch, `(batch,)` in nats; empty without a monitor.
+    """
+
+    logits: Tensor
+    tokens: dict[str, Tensor]
+    grids: dict[str, Grid]
+    entropies: dict[str, Tensor] = field(default_factory=dict)
+
+
+class LiveTeacher(nn.Module):
+    """
+    A frozen teacher that runs beside the student: no gradient, always in eval mode.
+
+    Args:
+        model: any model that keeps the output contract of docs/architecture.md. It is frozen in place.
+        monitor: trained on this model's tokens; gives `entropies`.
+        dtype: cast the model's weights and inputs, e.g. to bfloat16 for half the memory. The monitor stays as it is.
+
+    Raises:
+        ValueError: if the config lacks a field of the contract, or the monitor belongs to another teacher.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, monitor: EntropyMonitor | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        check_contract(model.config, "teacher")
+        if monitor is not None:
+            check_monitor(monitor, model)
+        self.model = model if dtype is None else model.to(dtype)
+        self.monitor = monitor
+        self.grids = token_grids(model.config)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> LiveTeacher:
+        """Stays in eval mode whatever `mode` says."""
+        return super().train(False)
+
+    # Not inference_mode: its tensors cannot be saved for the student's backward pass.
+    @torch.no_grad()
+    def forward(self, **inputs: Any) -> TeacherSignal:
+        """
+        Takes a whole batch: `teacher_input_values` and `teacher_pixel_values` go before `input_values` and
+        `pixel_values`; everything else in the batch is left alone.
+        """
+        output = self.model(**self._model_inputs(inputs), output_tokens=True)
+        tokens = branch_tokens(output)
+        entropies = {} if self.monitor is None else self.monitor(tokens).entropies
+        return TeacherSignal(logits=output.logits, tokens=tokens, grids=self.grids, entropies=entropies)
+
+    def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        chosen = {name: inputs.get(f"teacher_{name}", inputs.get(name)) for name in INPUTS}
+        if all(value is None for value in chosen.values()):
+            raise ValueError(f"the batch has neither {' nor '.join(INPUTS)}; it has {sorted(inputs)}.")
+        return {name: value.to(self.model.dtype) for name, value in chosen.items() if value is not None}
+
+
+def branch_tokens(output: ModelOutput) -> dict[str, Tensor]:
+    """The tokens of a model's output by branch, those that are `None` left out."""
+    tokens = {branch: getattr(output, f"{branch}_tokens") for branch in BRANCHES}
+    return {branch: value for branch, value in tokens.items() if value is not None}
+
+
+def check_contract(config: Any, role: str) -> None:
+    """Raises `ValueError` if `config` of the `role` ("teacher", "student") lacks what distillation reads."""
+    missing = [name for name in CONTRACT if getattr(config, name, None) is None]
+    if missing:
+        raise ValueError(
+            f"the {role}'s {type(config).__name__} has no {', '.join(missing)}. A model can be distilled when its "
+            f"config has {', '.join(CONTRACT)} and its output has logits and tokens (docs/architecture.md, Contracts)."
+        )
+
+
+def check_compatible(student_config: Any, teacher_config: Any) -> None:
+    """
+    Refuses a student and a teacher that cannot be distilled: another class list, a finer student grid, or a config
+    without the contract's fields.
+
+    Raises:
+        ValueError: naming both sides.
+    """
+    check_contract(student_config, "student")
+    check_contract(teacher_config, "teacher")
+    _check_labels("student", student_config, "teacher", teacher_config)
+    student_grids = token_grids(student_config)
+    for branch, teacher_grid in token_grids(teacher_config).items():
+        check_pools(f"{branch} branch", teacher_grid, student_grids[branch])
+
+
+def check_monitor(monitor: EntropyMonitor, teacher: PreTrainedModel) -> None:
+    """Raises `ValueError` if `monitor` was not trained on the tokens and classes of `teacher`."""
+    if dict(monitor.config.branch_widths) != dict(teacher.config.branch_widths):
+        raise ValueError(
+            f"the monitor reads tokens of widths {dict(monitor.config.branch_widths)}, the teacher returns "
+            f"{dict(teacher.config.branch_widths)}. Train a monitor for this teacher."
+        )
+    _check_labels("monitor", monitor.config, "teacher", teacher.config)
+    expected = monitor.config.teacher_fingerprint
+    if expected is not None and expected != fingerprint(teacher):
+        raise ValueError(
+            f"the monitor was trained on teacher {monitor.config.teacher_name_or_path!r} with fingerprint {expected}, "
+            f"this teacher {teacher.config._name_or_path!r} has {fingerprint(teacher)}. Train a monitor for this one."
+        )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """
+    Sixteen hexadecimal digits that change with a model's weights; float32 weights and their bfloat16 copy share them.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_labels(role: str, config: Any, other_role: str, other_config: Any) -> None:
+    if config.num_labels != other_config.num_labels:
+        raise ValueError(
+            f"the {role} has {config.num_labels} classes, the {other_role} {other_config.num_labels}. Both need the "
+            "same class list in the same order."
+        )
+    ours, theirs = config.id2label, other_config.id2label
+    differing = [index for index in sorted(ours) if ours[index] != theirs.get(index)]
+    if differing:
+        shown = "; ".join(f"{i}: {role} {ours[i]!r}, {other_role} {theirs.get(i)!r}" for i in differing[:3])
+        raise ValueError(
+            f"{role} and {other_role} name {len(differing)} of {len(ours)} classes differently ({shown}). Both need "
+            f"the same class list in the same order: set id2label of the {role} from the {other_role}'s config."
+        )

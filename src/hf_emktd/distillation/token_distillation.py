@@ -1,0 +1,158 @@
+"""Kernelized token distillation: the Gram matrices of two token sets, compared clip by clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .kernels import TokenKernel, at_least_float32, autocast_disabled, unit_tokens
+
+BRANCHES = ("audio", "visual", "fusion")
+
+Grid = tuple[int, int]
+
+
+def token_grids(config: Any) -> dict[str, Grid]:
+    """`{"audio": (frequency, time), "visual": (rows, columns)}` of a model's config."""
+    return {"audio": tuple(config.audio_grid), "visual": tuple(config.visual_grid)}
+
+
+def branch_grids(branch: str, grids: Mapping[str, Grid]) -> list[Grid]:
+    """The grids whose tokens make up `branch`, in order: fusion tokens are the audio tokens, then the visual ones."""
+    return [grids["audio"], grids["visual"]] if branch == "fusion" else [grids[branch]]
+
+
+def pool_tokens(tokens: Tensor, grid_from: Grid, grid_to: Grid) -> Tensor:
+    """
+    Average-pools tokens `(batch, rows * columns, width)`, row-major, from one grid to a coarser one; float32 or
+    float64. How the paper treats differing token counts is not given; means of neighbouring tokens stay in the space
+    of tokens, whereas pooled Gram matrices would lose their unit diagonal.
+
+    Raises:
+        ValueError: if the count of tokens is not that of `grid_from`, or `grid_to` is finer: copies of a teacher token
+            would teach neighbouring student tokens to be equal.
+    """
+    _check_count("tokens", tokens, [grid_from])
+    check_pools("tokens", grid_from, grid_to)
+    if grid_from == grid_to:
+        return tokens
+    image = at_least_float32(tokens).transpose(1, 2).unflatten(2, grid_from)
+    return F.adaptive_avg_pool2d(image, grid_to).flatten(2).transpose(1, 2)
+
+
+def pool_branch(branch: str, tokens: Tensor, grids_from: Mapping[str, Grid], grids_to: Mapping[str, Grid]) -> Tensor:
+    """[`pool_tokens`] for the tokens of one branch; of fusion tokens each modality's slice is pooled by itself."""
+    sources, targets = branch_grids(branch, grids_from), branch_grids(branch, grids_to)
+    _check_count(f"{branch} tokens", tokens, sources)
+    slices = tokens.split([rows * columns for rows, columns in sources], dim=1)
+    pooled = [pool_tokens(part, *grids) for part, *grids in zip(slices, sources, targets, strict=True)]
+    return torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
+
+
+def check_pools(what: str, grid_from: Grid, grid_to: Grid) -> None:
+    """Raises `ValueError` unless `grid_from` is at least as fine as `grid_to` on both sides."""
+    if grid_to[0] > grid_from[0] or grid_to[1] > grid_from[1]:
+        raise ValueError(
+            f"{what}: the student's grid of {grid_to[0]} x {grid_to[1]} tokens is finer than the teacher's "
+            f"{grid_from[0]} x {grid_from[1]}; teacher tokens are averaged, never copied. Give the student larger "
+            "patches or a smaller input, or the teacher a larger input."
+        )
+
+
+def sliding_windows(branch: str, grids: Mapping[str, Grid]) -> Tensor:
+    """
+    Token indices of nine overlapping windows of half the grid's sides, a quarter of a side apart: int64
+    `(9, tokens / 4)`. Nine Gram matrices inside them hold 9 / 16 of the pairs of tokens.
+
+    The paper's Appendix C states the factor; the geometry is not given. A fusion window joins the audio window and the
+    visual window of the same number, so that pairs across the modalities, the reason for that branch, are kept. Odd
+    sides round half a side up (every token is covered) and the middle start down.
+
+    Raises:
+        ValueError: if a side is shorter than 4 tokens, where the three starts along it would coincide.
+    """
+    windows, offset = [], 0
+    for rows, columns in branch_grids(branch, grids):
+        index = torch.arange(rows * columns).view(rows, columns) + offset
+        windows.append(
+            torch.stack([index[r, c].flatten() for r in _thirds(branch, rows) for c in _thirds(branch, columns)])
+        )
+        offset += rows * columns
+    return torch.cat(windows, dim=1)
+
+
+def _thirds(branch: str, side: int) -> list[slice]:
+    if side < 4:
+        raise ValueError(
+            f"{branch}: sliding windows need sides of at least 4 tokens, got {side}. Set sliding_windows=False; "
+            "a grid this small has few pairs."
+        )
+    half = (side + 1) // 2
+    return [slice(start, start + half) for start in (0, (side - half) // 2, side - half)]
+
+
+def token_distillation_loss(
+    student_tokens: Tensor,
+    teacher_tokens: Tensor,
+    kernel: TokenKernel,
+    delta: float = 1.0,
+    windows: Tensor | None = None,
+) -> Tensor:
+    r"""
+    Per-clip loss `(batch,)`, float32 (float64 for float64 tokens) even under autocast, of tokens
+    `(batch, tokens, width)`; the widths may differ, the counts may not:
+    \\(\frac{1}{N^2} \sum_{ij} \mathrm{Huber}_\delta(K^T_{ij} - K^S_{ij})\\), the paper's Eq. 2.
+
+    With the RBF kernel of gamma 0.5 all differences are below 1, so the default `delta` gives half the squared error.
+
+    Args:
+        delta: Huber threshold; 1 as in the paper.
+        windows: int64 `(windows, tokens)` from [`sliding_windows`]; only pairs inside a window are compared.
+
+    No gradient reaches `teacher_tokens`.
+
+    Raises:
+        ValueError: if the counts of clips or tokens differ.
+    """
+    if student_tokens.shape[:2] != teacher_tokens.shape[:2]:
+        raise ValueError(
+            f"student tokens {tuple(student_tokens.shape)} and teacher tokens {tuple(teacher_tokens.shape)} need "
+            "equal counts of clips and tokens. Bring the teacher's to the student's grid with pool_branch."
+        )
+    with autocast_disabled(student_tokens):
+        student_gram = _windowed_gram(student_tokens, kernel, windows)
+        teacher_gram = _windowed_gram(teacher_tokens.detach(), kernel, windows)
+        return F.huber_loss(student_gram, teacher_gram, reduction="none", delta=delta).mean(dim=1)
+
+
+def gram_spread(tokens: Tensor, kernel: TokenKernel, delta: float = 1.0, windows: Tensor | None = None) -> Tensor:
+    """
+    Per-clip loss `(batch,)` that a student would have whose Gram matrix were constant at the mean of the teacher's:
+    what [`token_distillation_loss`] is worth when nothing but the mean similarity is learnt. Arguments as there.
+    """
+    with autocast_disabled(tokens):
+        gram = _windowed_gram(tokens.detach(), kernel, windows)
+        mean = gram.mean(dim=1, keepdim=True).expand_as(gram)
+        return F.huber_loss(gram, mean, reduction="none", delta=delta).mean(dim=1)
+
+
+def _windowed_gram(tokens: Tensor, kernel: TokenKernel, windows: Tensor | None) -> Tensor:
+    """All compared pairs of a clip: `(batch, pairs)`."""
+    tokens = unit_tokens(tokens)
+    if windows is not None:
+        tokens = tokens[:, windows]
+    return kernel.of_unit_tokens(tokens).flatten(1)
+
+
+def _check_count(what: str, tokens: Tensor, grids: list[Grid]) -> None:
+    expected = sum(rows * columns for rows, columns in grids)
+    if tokens.shape[1] != expected:
+        shapes = " + ".join(f"{rows} x {columns}" for rows, columns in grids)
+        raise ValueError(
+            f"{what}: got {tokens.shape[1]} tokens, but the grid {shapes} has {expected}. The config's audio_grid and "
+            "visual_grid must describe the tokens that the model returns, prefix tokens dropped."
+        )
