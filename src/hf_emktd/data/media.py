@@ -1,0 +1,504 @@
+"""Reads sound and pictures from one media file and writes small mp4 clips (PyAV; no system packages needed)."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.stream import Disposition
+from PIL import Image, ImageOps
+
+PathLike = str | os.PathLike
+
+# What PyAV raises for a file it cannot read: FFmpeg's own codes, its checks of arguments and states (ValueError, of
+# which UnicodeDecodeError is one, and RuntimeError), the file system, a premature end. FFmpeg's out-of-memory code,
+# typical of an absurd size in a header, is an FFmpegError; Python's own MemoryError is the machine's and passes.
+READ_ERRORS = (av.error.FFmpegError, ValueError, RuntimeError, OSError, EOFError)
+
+# Timestamps that run ahead of the samples by more than this are a hole in the sound and become silence; less is the
+# encoder's delay or rounded timestamps, which the official extraction ignores too.
+LONGEST_UNFILLED_GAP_SECONDS = 0.1
+
+# Matroska rounds times to milliseconds: a frame this little after a wanted time is the frame that was meant.
+TIME_ROUNDING_SECONDS = Fraction(1, 2000)
+
+# Constant quality close to the original; small pictures stay small files.
+CONSTANT_RATE_FACTOR = 18
+AAC_BIT_RATE = 128_000
+
+
+class MediaError(ValueError):
+    """A media file that cannot be read.
+
+    Args:
+        path (`str` or `os.PathLike`): The file.
+        reason (`str`): What is wrong with it.
+    """
+
+    def __init__(self, path: PathLike, reason: str) -> None:
+        super().__init__(f"{os.fspath(path)}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple:
+        # Exceptions are otherwise rebuilt from their message alone, which fails on the way back from a worker process.
+        return type(self), (self.path, self.reason)
+
+
+@dataclass
+class Clip:
+    """What was read from one media file. A stream that the file does not have is `None`.
+
+    Args:
+        path (`Path`): The file.
+        waveform (`np.ndarray` of shape `(samples,)`, float32, *optional*): The first channel of the sound.
+        sampling_rate (`int`, *optional*): Samples per second of `waveform`.
+        source_sampling_rate (`int`, *optional*): Samples per second in the file; differs if the sound was resampled.
+        frames (`np.ndarray` of shape `(N, height, width, 3)`, uint8 RGB, *optional*): The chosen frames, upright.
+        frame_times_seconds (`np.ndarray` of shape `(N,)`, float64, *optional*): When each of `frames` comes on screen,
+            counted from the start of the file.
+        duration_seconds (`float`, *optional*): As the header states it, or as measured where the header is silent and
+            the file was read to its end; `None` if neither is known.
+        decode_errors (`int`): Pieces that could not be decoded and were left out, as a player does.
+    """
+
+    path: Path
+    waveform: np.ndarray | None = None
+    sampling_rate: int | None = None
+    source_sampling_rate: int | None = None
+    frames: np.ndarray | None = None
+    frame_times_seconds: np.ndarray | None = None
+    duration_seconds: float | None = None
+    decode_errors: int = 0
+
+
+def read_clip(
+    path: PathLike,
+    *,
+    sampling_rate: int | None = 16000,
+    num_frames: int = 10,
+    frame_times_seconds: Sequence[float] | None = None,
+    max_seconds: float | None = 10.0,
+    read_audio: bool = True,
+    read_video: bool = True,
+) -> Clip:
+    """Reads the best sound and the best picture stream of a media file, no further than `max_seconds`.
+
+    The sound is the **first channel**, as in the official CAV-MAE extraction (`src/preprocess/extract_audio.py`:
+    ffmpeg to 16 kHz, then sox `remix 1`), without that extraction's rounding to 16 bits; holes in it are silence. The
+    frames are those on screen at `i * D / num_frames`, `D` being the length of the picture within `max_seconds`. At a
+    constant frame rate that is frame `int(i * N / num_frames)` with `N = min(frame count, 10 * rate)`, the index of
+    `src/preprocess/extract_video_frame.py`, and it stays right at a variable one. Asked for more frames than there
+    are, frames repeat. Cover art is not a picture stream.
+
+    Args:
+        path (`str` or `os.PathLike`): Any container that FFmpeg reads: mp4, webm, mkv, wav, mp3, ...
+        sampling_rate (`int`, *optional*, defaults to 16000): Samples per second to resample to; `None` keeps the
+            file's own. The result states both.
+        num_frames (`int`, *optional*, defaults to 10): Number of evenly spaced frames.
+        frame_times_seconds (sequence of `float`, *optional*): Take the frames on screen at these times instead, in any
+            order, within `max_seconds`; after the end the last frame stays on screen.
+        max_seconds (`float`, *optional*, defaults to 10.0): Where to stop reading; `None` reads to the end.
+        read_audio (`bool`, *optional*, defaults to `True`): Whether to read the sound.
+        read_video (`bool`, *optional*, defaults to `True`): Whether to read the frames.
+
+    Returns:
+        [`Clip`]: `waveform` or `frames` is `None` where the file has no such stream.
+
+    Raises:
+        [`MediaError`]: The file is missing or broken, or nothing of a stream that it declares can be decoded.
+        `ValueError`: An argument is out of range.
+    """
+    _check_arguments(sampling_rate, num_frames, frame_times_seconds, max_seconds)
+    path = Path(path)
+    _check_file(path)
+    clip = Clip(path)
+    limit = math.inf if max_seconds is None else max_seconds
+    try:
+        clip.duration_seconds = _header_duration(path)
+        if read_audio:
+            _read_sound(clip, sampling_rate, limit)
+        if read_video:
+            _read_pictures(clip, num_frames, frame_times_seconds, limit)
+    except MediaError:
+        raise
+    except READ_ERRORS as error:
+        raise MediaError(path, f"cannot be read ({type(error).__name__}: {error})") from error
+    return clip
+
+
+def read_image(path: PathLike) -> np.ndarray:
+    """Reads a picture as uint8 RGB of shape `(height, width, 3)`, turned upright by its EXIF orientation.
+
+    Raises:
+        [`MediaError`]: The file is missing or not a picture that Pillow reads.
+    """
+    path = Path(path)
+    _check_file(path)
+    try:
+        with Image.open(path) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise MediaError(path, f"is not a readable picture ({type(error).__name__}: {error})") from error
+
+
+def write_clip(
+    path: PathLike,
+    frames: np.ndarray | None,
+    frames_per_second: float,
+    waveform: np.ndarray | None = None,
+    sampling_rate: int = 16000,
+) -> None:
+    """Writes an mp4 file with H.264 pictures (4:2:0) and AAC sound; the same input gives the same bytes.
+
+    The file appears under its name only when it is complete.
+
+    Args:
+        path (`str` or `os.PathLike`): The file to write; its folder must exist.
+        frames (`np.ndarray` of shape `(N, height, width, 3)`, uint8 RGB, *optional*): Height and width must be even.
+        frames_per_second (`float`): Frame rate.
+        waveform (`np.ndarray` of shape `(samples,)`, float32 in [-1, 1], *optional*): Mono sound.
+        sampling_rate (`int`, *optional*, defaults to 16000): Samples per second of `waveform`, one that AAC knows.
+
+    Raises:
+        `ValueError`: Shapes, types or rates that cannot be written, or neither frames nor sound.
+    """
+    _check_writable(frames, frames_per_second, waveform, sampling_rate)
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
+        unfinished = os.path.join(folder, "clip.mp4")
+        with av.open(unfinished, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+            _encode(container, frames, frames_per_second, waveform, sampling_rate)
+        os.replace(unfinished, path)
+
+
+def _check_arguments(
+    sampling_rate: int | None, num_frames: int, times: Sequence[float] | None, max_seconds: float | None
+) -> None:
+    if sampling_rate is not None and sampling_rate <= 0:
+        raise ValueError(f"sampling_rate must be positive, or None for the file's own, got {sampling_rate}")
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1, got {num_frames}; for no frames set read_video=False")
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds must be positive, or None to read to the end, got {max_seconds}")
+    if times is None:
+        return
+    limit = math.inf if max_seconds is None else max_seconds
+    if len(times) == 0 or not all(0 <= time <= limit and math.isfinite(time) for time in times):
+        raise ValueError(
+            f"frame_times_seconds must be times between 0 and max_seconds = {max_seconds}, got {list(times)}; "
+            "raise max_seconds for later ones, set read_video=False for none"
+        )
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise MediaError(path, "does not exist")
+    if not path.is_file():
+        raise MediaError(path, "is not a file")
+    if path.stat().st_size == 0:
+        raise MediaError(path, "is empty (0 bytes)")
+
+
+def _open(path: Path) -> av.container.InputContainer:
+    # Old taggers wrote titles in the local code page; PyAV would refuse the whole file for them. The "file:" prefix
+    # keeps FFmpeg from taking a name such as "concat:..." or "12:30.mp4" for a protocol.
+    return av.open(f"file:{path}", metadata_errors="ignore")
+
+
+def _header_duration(path: Path) -> float | None:
+    with _open(path) as container:
+        if not container.streams:
+            raise MediaError(path, "holds no streams")
+        return None if container.duration is None else container.duration / av.time_base
+
+
+def _best_picture_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    best = container.streams.best("video")
+    return best if best in pictures else next(iter(pictures), None)
+
+
+class _StreamReader:
+    """Packets and decoded frames of one stream up to `limit` seconds; counts what cannot be decoded."""
+
+    def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream, limit: float) -> None:
+        self.container, self.stream, self.limit = container, stream, limit
+        self.origin = Fraction(container.start_time or 0, av.time_base)
+        self.num_packets = self.errors = 0
+        self.end: Fraction | None = None
+        self.reached_end = False
+
+    def seconds(self, timestamp: int | None) -> Fraction | None:
+        """A timestamp of the stream as seconds since the start of the file."""
+        return None if timestamp is None else timestamp * self.stream.time_base - self.origin
+
+    def packet_seconds(self, packet: av.Packet) -> Fraction | None:
+        return self.seconds(packet.dts if packet.pts is None else packet.pts)
+
+    def packets(self) -> Iterator[av.Packet]:
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                self.reached_end = True
+                return
+            except READ_ERRORS:
+                self.errors += 1
+                return
+            if not packet.size:
+                continue
+            # Decoding order never runs behind presentation: from here on every frame is past the limit.
+            time = self.seconds(packet.pts if packet.dts is None else packet.dts)
+            if time is not None and time >= self.limit:
+                return
+            self._note(packet)
+            yield packet
+
+    def frames(self) -> Iterator[av.VideoFrame | av.AudioFrame]:
+        for packet in self.packets():
+            yield from self._decode(packet)
+        yield from self._decode(None)
+
+    def _note(self, packet: av.Packet) -> None:
+        self.num_packets += 1
+        time = self.packet_seconds(packet)
+        if time is not None:
+            end = time + (packet.duration or 0) * self.stream.time_base
+            self.end = end if self.end is None else max(self.end, end)
+
+    def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame | av.AudioFrame]:
+        try:
+            return self.stream.codec_context.decode(packet)
+        except EOFError:
+            return []
+        except av.error.FFmpegError:
+            self.errors += 1
+            return []
+
+    def close(self, clip: Clip, found: bool) -> None:
+        """Adds what was met on the way to the clip; refuses a stream of which nothing could be decoded."""
+        clip.decode_errors += self.errors
+        if not found:
+            kind = "sound" if self.stream.type == "audio" else "picture"
+            raise MediaError(
+                clip.path,
+                f"declares a {kind} stream ({self.stream.codec_context.name}) but nothing of it can be decoded: "
+                f"{self.num_packets} packets, {self.errors} undecodable; the file is cut short or damaged",
+            )
+
+
+def _require_decoder(path: Path, stream: av.stream.Stream) -> None:
+    if stream.codec_context is None:
+        raise MediaError(path, f"its {stream.type} stream has a codec that this FFmpeg build cannot decode")
+
+
+def _read_sound(clip: Clip, sampling_rate: int | None, limit: float) -> None:
+    with _open(clip.path) as container:
+        stream = container.streams.best("audio")
+        if stream is None:
+            return
+        _require_decoder(clip.path, stream)
+        reader = _StreamReader(container, stream, limit)
+        rate, pieces = _first_channel(reader)
+        reader.close(clip, found=bool(pieces))
+    _measure_duration(clip, reader)
+    waveform = _join(pieces, rate, end=min(limit, clip.duration_seconds or 0.0))
+    clip.source_sampling_rate, clip.sampling_rate = rate, sampling_rate or rate
+    clip.waveform = _resample(waveform, rate, clip.sampling_rate)
+    if limit < math.inf:
+        clip.waveform = clip.waveform[: round(limit * clip.sampling_rate)]
+
+
+def _first_channel(reader: _StreamReader) -> tuple[int | None, list[tuple[Fraction | None, np.ndarray]]]:
+    """The stream's sampling rate and, frame by frame, the time and the float32 samples of the first channel."""
+    pieces = []
+    rate = form = resampler = None
+    for frame in reader.frames():
+        rate = rate or frame.sample_rate
+        # A broadcast may change its format on the way; the rate stays that of the first frame.
+        if form != (frame.format.name, frame.layout.name, frame.sample_rate):
+            form = (frame.format.name, frame.layout.name, frame.sample_rate)
+            resampler = av.AudioResampler(format="fltp", rate=rate)
+        time = reader.seconds(frame.pts)
+        pieces.extend((time, part.to_ndarray()[0]) for part in resampler.resample(frame) if part.samples)
+    return rate, pieces
+
+
+def _join(pieces: list[tuple[Fraction | None, np.ndarray]], rate: int, end: float) -> np.ndarray:
+    """One waveform of all pieces; a hole between them, or before the first, becomes silence but not beyond `end`."""
+    waveform, length = [], 0
+    for time, samples in pieces:
+        ahead = 0 if time is None else round(min(time, end) * rate) - length
+        if ahead > LONGEST_UNFILLED_GAP_SECONDS * rate:
+            waveform.append(np.zeros(ahead, np.float32))
+            length += ahead
+        waveform.append(samples)
+        length += len(samples)
+    return np.concatenate(waveform)
+
+
+def _resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+    if source_rate == target_rate:
+        return waveform
+    frame = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
+    frame.sample_rate = source_rate
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=target_rate)
+    parts = [*resampler.resample(frame), *resampler.resample(None)]
+    return np.concatenate([part.to_ndarray()[0] for part in parts])
+
+
+def _measure_duration(clip: Clip, reader: _StreamReader) -> None:
+    """Where the header states no duration, the end of a stream that was read whole does."""
+    if clip.duration_seconds is None and reader.reached_end and reader.end is not None:
+        clip.duration_seconds = float(reader.end)
+
+
+def _read_pictures(clip: Clip, num_frames: int, times: Sequence[float] | None, limit: float) -> None:
+    span = _picture_span(clip, limit)
+    if span is None:
+        return
+    start, end = span
+    wanted = [start + i * (end - start) / num_frames for i in range(num_frames)]
+    if times is not None:
+        wanted = [Fraction(time) for time in times]
+    order = sorted(range(len(wanted)), key=wanted.__getitem__)
+    with _open(clip.path) as container:
+        reader = _StreamReader(container, _best_picture_stream(container), limit)
+        chosen = _on_screen(reader, [wanted[i] for i in order])
+        reader.close(clip, found=bool(chosen))
+    places = np.argsort(order)
+    clip.frames = np.stack([image for _, image in chosen])[places]
+    clip.frame_times_seconds = np.array([float(time) for time, _ in chosen])[places]
+
+
+def _picture_span(clip: Clip, limit: float) -> tuple[Fraction, Fraction] | None:
+    """When the first picture comes and the last one goes, from the packets alone: headers miscount frames."""
+    with _open(clip.path) as container:
+        stream = _best_picture_stream(container)
+        if stream is None:
+            return None
+        _require_decoder(clip.path, stream)
+        reader = _StreamReader(container, stream, limit)
+        shown = sorted(
+            (time, (packet.duration or 0) * stream.time_base)
+            for packet in reader.packets()
+            if not packet.is_discard and (time := reader.packet_seconds(packet)) is not None and time < limit
+        )
+    _measure_duration(clip, reader)
+    if not shown:
+        return Fraction(0), Fraction(0)
+    (start, _), (last, duration) = shown[0], shown[-1]
+    end = last + (duration or (last - start) / max(len(shown) - 1, 1))
+    return start, end if limit == math.inf else min(end, Fraction(limit))
+
+
+def _on_screen(reader: _StreamReader, wanted: list[Fraction]) -> list[tuple[Fraction, np.ndarray]]:
+    """Time and upright RGB picture of what is on screen at each of the ascending times; frames are held one by one."""
+    chosen: list[tuple[Fraction, np.ndarray]] = []
+    shown = None
+    for index, frame in enumerate(reader.frames()):
+        time = reader.seconds(frame.pts)
+        time = Fraction(index) / (reader.stream.average_rate or 25) if time is None else time
+        if shown is not None:
+            count = bisect_left(wanted, time - TIME_ROUNDING_SECONDS) - len(chosen)
+            chosen.extend(_repeat(shown, count, chosen))
+        if len(chosen) == len(wanted):
+            return chosen
+        shown = (time, frame)
+    return chosen if shown is None else chosen + _repeat(shown, len(wanted) - len(chosen), chosen)
+
+
+def _repeat(
+    shown: tuple[Fraction, av.VideoFrame], count: int, chosen: list[tuple[Fraction, np.ndarray]]
+) -> list[tuple[Fraction, np.ndarray]]:
+    if count <= 0:
+        return []
+    image = _upright(shown[1])
+    if chosen and image.shape != chosen[0][1].shape:
+        # A stream may change its size on the way; all pictures of a clip get that of the first.
+        height, width = chosen[0][1].shape[:2]
+        image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    return [(shown[0], image)] * count
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """RGB picture turned and mirrored as the display matrix says (ISO/IEC 14496-12: x' = ax + cy, y' = bx + dy)."""
+    image = frame.to_ndarray(format="rgb24")
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5]
+    if max(abs(a), abs(d)) < max(abs(b), abs(c)):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def _check_writable(
+    frames: np.ndarray | None, frames_per_second: float, waveform: np.ndarray | None, sampling_rate: int
+) -> None:
+    if frames is None and waveform is None:
+        raise ValueError("nothing to write: give frames, a waveform, or both")
+    if frames is not None:
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0:
+            raise ValueError(f"frames must be uint8 of shape (N, height, width, 3), got {frames.dtype} {frames.shape}")
+        if frames.shape[1] % 2 or frames.shape[2] % 2:
+            raise ValueError(
+                f"H.264 at 4:2:0 needs an even height and width, got {frames.shape[1]} x {frames.shape[2]}; "
+                "crop or pad the frames by one row or column"
+            )
+        if not frames_per_second > 0:
+            raise ValueError(f"frames_per_second must be positive, got {frames_per_second}")
+    if waveform is not None:
+        if waveform.ndim != 1 or waveform.dtype != np.float32 or len(waveform) == 0:
+            raise ValueError(f"waveform must be float32 of shape (samples,), got {waveform.dtype} {waveform.shape}")
+        if not np.isfinite(waveform).all():
+            raise ValueError("waveform holds infinite or undefined samples")
+        rates = av.codec.Codec("aac", "w").audio_rates
+        if sampling_rate not in rates:
+            raise ValueError(f"AAC has no sampling rate {sampling_rate}; resample to one of {sorted(rates)}")
+
+
+def _encode(
+    container: av.container.OutputContainer,
+    frames: np.ndarray | None,
+    frames_per_second: float,
+    waveform: np.ndarray | None,
+    sampling_rate: int,
+) -> None:
+    # All streams must be known before the first packet is written.
+    pictures = None if frames is None else _picture_stream(container, frames, frames_per_second)
+    sound = None
+    if waveform is not None:
+        sound = container.add_stream("aac", rate=sampling_rate, layout="mono", bit_rate=AAC_BIT_RATE)
+    if pictures is not None:
+        for image in frames:
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(pictures.encode(None))
+    if sound is not None:
+        frame = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
+        # Stated times let the muxer note the encoder's 1024 samples of run-up, so that readers drop them.
+        frame.sample_rate, frame.time_base, frame.pts = sampling_rate, Fraction(1, sampling_rate), 0
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+
+
+def _picture_stream(
+    container: av.container.OutputContainer, frames: np.ndarray, frames_per_second: float
+) -> av.VideoStream:
+    stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1001))
+    stream.height, stream.width = frames.shape[1:3]
+    stream.pix_fmt = "yuv420p"
+    stream.options = {"crf": str(CONSTANT_RATE_FACTOR), "preset": "veryfast"}
+    # The number of threads changes the bytes that x264 writes.
+    stream.codec_context.thread_count = 1
+    return stream
