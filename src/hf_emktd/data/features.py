@@ -1,0 +1,223 @@
+"""Decodes each clip once: log-mel spectrogram as float16, frames as JPEG, cached as a `datasets.DatasetDict`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, Features, List, Value
+from PIL import Image
+from transformers.utils import logging
+
+from .media import MediaError, read_clip, read_image
+
+if TYPE_CHECKING:
+    from ..models.cav_mae import CavMaeProcessor
+    from .clip_source import ClipSource
+
+
+__all__ = ["decode_fbank", "decode_frame", "extract_features", "input_parameters"]
+
+logger = logging.get_logger(__name__)
+
+# Part of every cache key: raise it when what is stored for the same clip changes.
+FEATURES_VERSION = 1
+JPEG_QUALITY = 95
+UNUSABLE = frozenset({"corrupt", "soundless", "pictureless"})
+MEDIA_COLUMNS = ("video", "image", "audio")
+# a further process only pays off for this many clips
+CLIPS_PER_PROCESS = 64
+# rows written at once; 262 kB a row at the official size
+WRITER_BATCH_SIZE = 128
+
+
+def extract_features(
+    source: ClipSource,
+    processor: CavMaeProcessor,
+    *,
+    num_frames: int = 10,
+    max_seconds: float = 10.0,
+    num_proc: int | None = None,
+) -> DatasetDict:
+    """
+    Reads every clip of `source` once and stores what the model's inputs are made from.
+
+    The result is cached in the `datasets` cache directory under a key made of the clips (`manifest_hash`) and the
+    parameters of the processor, so later runs and epochs decode no media. Clips that are corrupt or lack sound or
+    picture are left out; silent and still ones stay. All are counted in `source.report`, also when the cache is used.
+
+    Args:
+        source: [`ClipSource`]; its splits have `video`, or `image` and / or `audio` paths.
+        processor: [`CavMaeProcessor`] whose sizes the features are stored in. To serve a teacher and a student with
+            different sizes, take the larger one.
+        num_frames: evenly spaced frames stored of each video; an image gives one.
+        max_seconds: how far a clip is read, in seconds.
+        num_proc: number of processes; *optional*, defaults to one for each core at hand and `CLIPS_PER_PROCESS` clips.
+
+    Returns:
+        `datasets.DatasetDict` with the columns `clip_id`, `label` (`ClassLabel`), `fbank` (float16 bytes, see
+        [`decode_fbank`]) and `frames` (list of JPEG bytes, see [`decode_frame`]). A modality the source has no column
+        for is `None`.
+    """
+    options = {"num_frames": num_frames, "max_seconds": max_seconds}
+    key = _cache_key(source, processor, options)
+    splits = {}
+    for split, clips in source.splits.items():
+        extracted = _extract_split(clips, processor, split, key, num_proc, options)
+        splits[split] = _usable(extracted, split, source)
+    return DatasetDict(splits)
+
+
+def decode_fbank(data: bytes, num_mel_bins: int) -> np.ndarray:
+    """
+    Spectrogram from a `fbank` cell: float32 `(frames, num_mel_bins)`, natural-log mel energies, not normalised.
+
+    Raises:
+        ValueError: if the stored spectrogram cannot have `num_mel_bins` bins.
+    """
+    values = np.frombuffer(data, dtype=np.float16)
+    if values.size % num_mel_bins:
+        raise ValueError(
+            f"a spectrogram of {values.size} values has no {num_mel_bins} mel bins; it was extracted with another "
+            "processor. Run extract_features with this one."
+        )
+    return values.astype(np.float32).reshape(-1, num_mel_bins)
+
+
+def decode_frame(data: bytes) -> Image.Image:
+    """RGB image from one entry of a `frames` cell."""
+    image = Image.open(BytesIO(data), formats=("JPEG",))
+    image.load()
+    return image
+
+
+def input_parameters(processor: CavMaeProcessor) -> dict[str, dict[str, Any]]:
+    """What decides the inputs a processor makes, as plain JSON values; equal for a processor and its saved copy."""
+    return {
+        name: {key: value for key, value in part.to_dict().items() if not key.endswith(("_type", "processor_class"))}
+        for name, part in (("audio", processor.feature_extractor), ("visual", processor.image_processor))
+    }
+
+
+def _cache_key(source: ClipSource, processor: CavMaeProcessor, options: Mapping[str, Any]) -> str:
+    parts = [FEATURES_VERSION, source.report.manifest_hash, input_parameters(processor), dict(options)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _extract_split(
+    clips: Dataset,
+    processor: CavMaeProcessor,
+    split: str,
+    key: str,
+    num_proc: int | None,
+    options: Mapping[str, Any],
+) -> Dataset:
+    media = [column for column in MEDIA_COLUMNS if column in clips.column_names]
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_emktd_features" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    return clips.select_columns(["clip_id", "label", *media]).map(
+        _extract_clip,
+        with_rank=True,
+        remove_columns=media,
+        features=_features(clips),
+        fn_kwargs={"processor": processor, **options},
+        num_proc=_processes(len(clips), num_proc),
+        writer_batch_size=WRITER_BATCH_SIZE,
+        new_fingerprint=f"{key}-{split}",
+        cache_file_name=str(folder / f"{split}.arrow"),
+        desc=f"Features ({split})",
+    )
+
+
+def _features(clips: Dataset) -> Features:
+    return Features(
+        {
+            "clip_id": Value("string"),
+            "label": clips.features["label"],
+            "fbank": Value("binary"),
+            "frames": List(Value("binary")),
+            "status": List(Value("string")),
+        }
+    )
+
+
+def _processes(num_clips: int, num_proc: int | None) -> int | None:
+    if num_proc is None:
+        num_proc = min(os.cpu_count() or 1, num_clips // CLIPS_PER_PROCESS)
+    return num_proc if num_proc > 1 else None
+
+
+def _extract_clip(
+    row: dict[str, Any], rank: int | None, processor: CavMaeProcessor, num_frames: int, max_seconds: float
+) -> dict[str, Any]:
+    if rank is not None:
+        # a forked process must not enter the parent's thread pool, and there is one process per core already
+        torch.set_num_threads(1)
+    try:
+        waveform, frames = _read(row, processor.feature_extractor.sampling_rate, num_frames, max_seconds)
+    except MediaError as error:
+        logger.warning(f"clip {row['clip_id']!r} is left out: {error}")
+        return {"fbank": None, "frames": None, "status": ["corrupt"]}
+    return {
+        "fbank": None if waveform is None else _encode_fbank(waveform, processor.feature_extractor),
+        "frames": None if frames is None else [_encode_frame(frame, processor.image_processor) for frame in frames],
+        "status": _status(row, waveform, frames),
+    }
+
+
+def _read(
+    row: dict[str, Any], sampling_rate: int, num_frames: int, max_seconds: float
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Waveform `(samples,)` and frames uint8 `(N, height, width, 3)` of one row; `None` for what it lacks."""
+    options = {"sampling_rate": sampling_rate, "num_frames": num_frames, "max_seconds": max_seconds}
+    if "video" in row:
+        clip = read_clip(row["video"], **options)
+        return clip.waveform, clip.frames
+    waveform = read_clip(row["audio"], read_video=False, **options).waveform if row.get("audio") else None
+    frames = read_image(row["image"])[None] if row.get("image") else None
+    return waveform, frames
+
+
+def _status(row: dict[str, Any], waveform: np.ndarray | None, frames: np.ndarray | None) -> list[str]:
+    """Kinds of [`ClipReport`] that apply; a modality without a column is not expected, its absence no finding."""
+    status = []
+    if waveform is None and ("video" in row or "audio" in row):
+        status.append("soundless")
+    elif waveform is not None and not waveform.any():
+        status.append("silent")
+    if frames is None and ("video" in row or "image" in row):
+        status.append("pictureless")
+    elif "video" in row and (frames == frames[0]).all():
+        status.append("still")
+    return status
+
+
+def _encode_fbank(waveform: np.ndarray, feature_extractor: Any) -> bytes:
+    fbank = feature_extractor.extract_fbank(waveform, feature_extractor.sampling_rate)
+    return fbank.astype(np.float16).tobytes()
+
+
+def _encode_frame(frame: np.ndarray, image_processor: Any) -> bytes:
+    buffer = BytesIO()
+    image_processor.resize_and_crop(Image.fromarray(frame)).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _usable(extracted: Dataset, split: str, source: ClipSource) -> Dataset:
+    """Counts what the extraction found and drops the clips no model can use."""
+    keep = []
+    for index, (clip_id, kinds) in enumerate(zip(extracted["clip_id"], extracted["status"], strict=True)):
+        for kind in kinds:
+            source.report.add(split, kind, clip_id)
+        if UNUSABLE.isdisjoint(kinds):
+            keep.append(index)
+    extracted = extracted.remove_columns("status")
+    return extracted if len(keep) == len(extracted) else extracted.select(keep)
