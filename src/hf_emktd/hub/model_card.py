@@ -1,0 +1,298 @@
+"""The model card: every fact of a [`DistillationSummary`] as metadata and text, nothing that is not in it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from transformers.utils import logging
+
+from .distillation_summary import METRICS, DataFacts, DistillationSummary, EvaluationResult, write_whole
+
+logger = logging.get_logger(__name__)
+
+CARD_NAME = "README.md"
+TAGS = ["audio-visual", "audio-classification", "emktd"]
+# The Hub has no audio-visual task; of its tasks this is the one whose input is a clip.
+TASK = "video-classification"
+_METRIC_NAMES = {"accuracy": "Accuracy", "mAP": "mAP", "mAUC": "mAUC", "d_prime": "d'"}
+_GIVEN = {"both": "sound and picture", "audio": "sound only", "visual": "picture only"}
+_RESULTS_NOTE = "Accuracy, mAP and mAUC in %. mAP and mAUC are means over the classes that occur in the split."
+
+
+class StudentCard(ModelCard):
+    """Card of a distilled student, or of a teacher where the summary names none."""
+
+    default_template_path = Path(__file__).parent / "student_card_template.md"
+
+    @classmethod
+    def from_summary(cls, summary: DistillationSummary) -> StudentCard:
+        """
+        Args:
+            summary ([`DistillationSummary`]):
+                What is known; what is not is left out of the card.
+        """
+        card = cls.from_template(
+            card_metadata(summary),
+            summary=summary,
+            size_ratio=_size_ratio(summary),
+            teacher_link=_teacher_link(summary),
+            size_table=_size_table(summary),
+            results_table=_results_table(summary.results),
+            results_note=_results_note(summary.results),
+            data_lines=_data_lines(summary.data),
+            left_out_table=_left_out_table(summary.data),
+            objective_blocks=[
+                {"name": objective.name, "table": _settings_table(objective.settings)}
+                for objective in summary.objectives
+            ],
+            entropy_table=_entropy_table(summary.entropy_statistics),
+            training_time=_duration(summary.training_seconds),
+            hyper_parameter_table=_settings_table(summary.hyper_parameters),
+            environment_line=", ".join(f"{name} {version}" for name, version in summary.environment.items()),
+            limitations=_limitations(summary),
+            citations="\n\n".join(_citations(summary)),
+        )
+        # sections that are left out leave their blank lines behind
+        card.text = re.sub(r"\n{3,}", "\n\n", card.text).rstrip() + "\n"
+        return card
+
+
+def write_card(summary: DistillationSummary, directory: str | os.PathLike[str]) -> None:
+    """Writes `README.md`, `distillation.json` and, for a Hub benchmark, `.eval_results/*.yaml` into `directory`.
+
+    Each file is replaced as a whole.
+    """
+    directory = Path(directory)
+    summary.save(directory)
+    write_whole(directory / CARD_NAME, str(StudentCard.from_summary(summary)))
+    for name, text in eval_result_files(summary).items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        write_whole(directory / name, text)
+
+
+def update_results(directory: str | os.PathLike[str], *results: EvaluationResult) -> DistillationSummary:
+    """Adds results to a saved model: its `distillation.json` is read, updated and, with the card, written again.
+
+    Raises:
+        FileNotFoundError: the directory has no `distillation.json`.
+    """
+    summary = DistillationSummary.load(directory)
+    summary.update_results(*results)
+    write_card(summary, directory)
+    return summary
+
+
+def card_metadata(summary: DistillationSummary) -> ModelCardData:
+    """The YAML head of the card, results as `model-index`."""
+    data, teacher = summary.data, summary.teacher
+    results = [entry for result in summary.results if data for entry in _model_index(result, data)]
+    return ModelCardData(
+        library_name="transformers",
+        license=summary.license,
+        pipeline_tag=TASK,
+        tags=[*TAGS, *_distillation_tags(summary)],
+        base_model=teacher.hub_id if teacher else None,
+        datasets=[data.hub_id] if data and data.hub_id else None,
+        metrics=["accuracy"] if results else None,
+        model_name=summary.student.title if results else None,
+        eval_results=results or None,
+    )
+
+
+def eval_result_files(summary: DistillationSummary) -> dict[str, str]:
+    """Accuracy in the form of the Hub's leaderboards: `{".eval_results/<task>.yaml": text}`.
+
+    Empty, and said so in the log, unless the data set is on the Hub and names the benchmark task: an entry without
+    both belongs to no leaderboard.
+    """
+    data = summary.data
+    if not data or not data.hub_id or not data.benchmark_task:
+        logger.info("No .eval_results: the data set has no benchmark on the Hub (hub_id and benchmark_task).")
+        return {}
+    entries = [
+        EvalResultEntry(
+            dataset_id=data.hub_id,
+            task_id=data.benchmark_task,
+            value=result.metrics["accuracy"],
+            notes=f"{result.split}, {_protocol(result)}",
+        )
+        for result in summary.results
+        if "accuracy" in result.metrics
+    ]
+    text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+    return {f".eval_results/{data.benchmark_task}.yaml": text} if entries else {}
+
+
+def _distillation_tags(summary: DistillationSummary) -> list[str]:
+    """`knowledge-distillation` and the objectives' names (`kd`, `ktd`, `em-ktd`)."""
+    names = [objective.settings.get("name", objective.name) for objective in summary.objectives]
+    return ["knowledge-distillation", *[name.replace("_", "-") for name in names]] if summary.teacher else []
+
+
+def _model_index(result: EvaluationResult, data: DataFacts) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="Audio-visual event classification",
+            dataset_type=data.hub_id or data.name,
+            dataset_name=data.name,
+            dataset_split=result.split,
+            metric_type=name,
+            metric_name=f"{_METRIC_NAMES[name]} ({_protocol(result)})",
+            metric_value=round(result.metrics[name], 6),
+        )
+        for name in METRICS
+        if name in result.metrics
+    ]
+
+
+def _protocol(result: EvaluationResult) -> str:
+    frames = f", {result.frames} frames" if result.frames > 1 else ""
+    return f"{_GIVEN[result.modality]}{frames}{', over softmax' if result.scores == 'softmax' else ''}"
+
+
+def _size_ratio(summary: DistillationSummary) -> str | None:
+    return f"{100 * summary.student.parameters / summary.teacher.parameters:.1f} %" if summary.teacher else None
+
+
+def _teacher_link(summary: DistillationSummary) -> str | None:
+    if summary.teacher is None:
+        return None
+    title = summary.teacher.title
+    return f"[{title}](https://huggingface.co/{title})" if summary.teacher.hub_id else title
+
+
+def _size_table(summary: DistillationSummary) -> str:
+    rows = [("This model", summary.student), ("Teacher", summary.teacher)]
+    cells = [
+        [role, f"{facts.parameters / 1e6:,.2f} M", _macs(facts.macs), facts.architecture]
+        for role, facts in rows
+        if facts is not None
+    ]
+    return _table(["", "Parameters", "MACs per clip", "Architecture"], cells)
+
+
+def _macs(macs: int | None) -> str | None:
+    return None if macs is None else f"{macs / 1e9:,.3f} G" if macs < 1e9 else f"{macs / 1e9:,.2f} G"
+
+
+def _results_table(results: list[EvaluationResult]) -> str | None:
+    """A row of the model for each result, with one of its teacher and one of the retention where they are known."""
+    names = [name for name in METRICS if any(name in result.metrics for result in results)]
+    rows = []
+    for result in results:
+        rows.append(_metric_row(result, "this model", result.metrics, names))
+        if result.teacher_metrics:
+            rows.append(_metric_row(result, "teacher", result.teacher_metrics, names))
+            rows.append([*_condition(result), "retention", *[_percent(result.retention.get(n)) for n in names]])
+    return _table(["Split", "Given", "", *[_METRIC_NAMES[name] for name in names]], rows) if rows else None
+
+
+def _metric_row(result: EvaluationResult, who: str, metrics: dict[str, float], names: list[str]) -> list[str | None]:
+    values = [None if n not in metrics else f"{metrics[n] * (1 if n == 'd_prime' else 100):.2f}" for n in names]
+    return [*_condition(result), who, *values]
+
+
+def _condition(result: EvaluationResult) -> list[str]:
+    clips = f" ({int(result.metrics['clips']):,} clips)" if "clips" in result.metrics else ""
+    return [result.split + clips, _protocol(result)]
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f} %"
+
+
+def _results_note(results: list[EvaluationResult]) -> str:
+    distilled = any(result.teacher_metrics for result in results)
+    return _RESULTS_NOTE + (" Retention is this model over its teacher." if distilled else "")
+
+
+def _data_lines(data: DataFacts | None) -> str:
+    if data is None:
+        return ""
+    name = f"[{data.name}](https://huggingface.co/datasets/{data.hub_id})" if data.hub_id else data.name
+    clips = ", ".join(f"{count:,} in {split}" for split, count in data.clips.items())
+    lines = [
+        f"- Data set: {name}",
+        f"- Clips used: {clips}" if clips else None,
+        f"- Classes: {data.classes}" if data.classes else None,
+        f"- Manifest hash: `{data.manifest_hash}`" if data.manifest_hash else None,
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _left_out_table(data: DataFacts | None) -> str | None:
+    left_out = data.left_out if data else {}
+    kinds = sorted({kind for counts in left_out.values() for kind in counts})
+    rows = [[split, *[f"{counts.get(kind, 0):,}" for kind in kinds]] for split, counts in left_out.items()]
+    return _table(["Split", *kinds], rows) if kinds else None
+
+
+def _entropy_table(statistics: dict[str, dict[str, dict[str, Any]]]) -> str | None:
+    rows = [(split, branch, values) for split, branches in statistics.items() for branch, values in branches.items()]
+    names = list(dict.fromkeys(name for *_, values in rows for name in values))
+    cells = [[split, branch, *[_text(values.get(name)) for name in names]] for split, branch, values in rows]
+    return _table(["Split", "Branch", *[name.replace("_", " ") for name in names]], cells) if cells else None
+
+
+def _settings_table(settings: dict[str, Any]) -> str | None:
+    rows = [[f"`{name}`", _text(value)] for name, value in _flatten(settings).items() if value is not None]
+    return _table(["Setting", "Value"], rows) if rows else None
+
+
+def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    flat = {}
+    for name, value in settings.items():
+        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return flat
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(item) or "" for item in value)
+    return None if value is None else str(value)
+
+
+def _table(header: list[str], rows: list[list[str | None]]) -> str:
+    """A Markdown table without the columns that no row fills."""
+    filled = [index for index in range(len(header)) if any(row[index] for row in rows)]
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(line[index]) for index in filled) + " |" for line in lines)
+
+
+def _cell(text: str | None) -> str:
+    return (text or "").replace("|", "\\|").replace("\n", " ")
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return " ".join(f"{n} {unit}" for n, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if n) or "under 1 s"
+
+
+def _limitations(summary: DistillationSummary) -> list[str]:
+    data = f", those of {summary.data.name}," if summary.data else ""
+    measured = {result.modality for result in summary.results}
+    unmeasured = [_GIVEN[modality] for modality in ("audio", "visual") if modality not in measured]
+    return [
+        f"It knows its classes{data} and no other: anything else in a clip is given one of their names.",
+        "It hears the beginning of a clip and sees single frames: motion and later sound are lost on it.",
+        "Softmax scores are not calibrated probabilities.",
+        *([f"How well it does with {' or '.join(unmeasured)} was not measured."] if unmeasured else []),
+        *(["A student inherits its teacher's errors and biases."] if summary.teacher else []),
+        *summary.limitations,
+    ]
+
+
+def _citations(summary: DistillationSummary) -> list[str]:
+    return list(dict.fromkeys(item.citation.strip() for item in summary.objectives if item.citation))

@@ -1,0 +1,156 @@
+"""Saving a model as an ordinary Hugging Face directory, whole or not at all, and pushing it to the Hub."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.utils import HfHubHTTPError, httpx
+
+from .model_card import write_card
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel, ProcessorMixin
+
+    from .distillation_summary import DistillationSummary
+
+# What a training run leaves beside the model: checkpoints with optimiser states, logs, pickles.
+_NOT_PUSHED = ["checkpoint-*", "runs/*", "*.bin", "*.pt", "*.pth"]
+
+
+class PublishError(RuntimeError):
+    """A push that the Hub refused or that did not reach it."""
+
+
+def save_for_hub(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    directory: str | os.PathLike[str],
+    summary: DistillationSummary,
+) -> Path:
+    """Saves model, processor, card and `distillation.json` into `directory`.
+
+    All is written into a hidden directory beside it first and then moved, so a killed save leaves the old files or the
+    new ones, each whole. Other files in `directory`, such as checkpoints, stay. In distributed training call it on the
+    main process only.
+
+    Args:
+        model (`PreTrainedModel`):
+            The unwrapped model.
+        processor (`ProcessorMixin`):
+            Its processor.
+        directory (`str` or `os.PathLike`):
+            Where to; made if absent.
+        summary ([`DistillationSummary`]):
+            What the card says.
+
+    Returns:
+        `Path`: the directory.
+    """
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"{directory} is a file; a model is saved as a directory. Choose another name.")
+    with _written_whole(directory) as unfinished:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        write_card(summary, unfinished)
+    return directory
+
+
+def push_to_hub(
+    directory: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload model",
+) -> CommitInfo:
+    """Uploads a saved model, creating the repository, and the branch, where they do not exist.
+
+    Checkpoints, logs and pickles (`*.bin`, `*.pt`, `*.pth`) stay behind.
+
+    Args:
+        directory (`str` or `os.PathLike`):
+            A directory written by [`save_for_hub`].
+        repo_id (`str`):
+            `"user/name"`, or `"name"` for the token's user.
+        private (`bool`, *optional*, defaults to `False`):
+            Whether a repository that is created is private; an existing one stays as it is.
+        token (`str`, *optional*):
+            A token with write access; by default the one of `hf auth login` or `HF_TOKEN`.
+        revision (`str`, *optional*):
+            Branch to push to, by default `main`.
+        commit_message (`str`, *optional*, defaults to `"Upload model"`):
+            The commit's message.
+
+    Returns:
+        [`~huggingface_hub.CommitInfo`]: `str()` of it is the commit's address.
+
+    Raises:
+        FileNotFoundError: `directory` holds no model.
+        PublishError: the Hub refused or could not be reached.
+    """
+    if not (Path(directory) / "config.json").is_file():
+        raise FileNotFoundError(f"{directory} has no config.json: save the model there first, with `save_for_hub`.")
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=directory,
+            revision=revision,
+            commit_message=commit_message,
+            ignore_patterns=_NOT_PUSHED,
+        )
+    except (httpx.HTTPError, ConnectionError, RuntimeError) as error:  # RuntimeError: a large file's upload failed
+        raise PublishError(
+            f"could not push {directory} to {repo_id} at {api.endpoint}: {error}\n{_way_out(error, repo_id)}"
+        ) from error
+
+
+def _way_out(error: Exception, repo_id: str) -> str:
+    cause = error.__cause__ if isinstance(error, RuntimeError) else error
+    status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+    if status == 401:
+        return "Log in with `hf auth login`, or set HF_TOKEN to a token with write access."
+    if status == 403:
+        return f"The token may not write to {repo_id}: use one with write access, or a name of your own."
+    if status == 404:
+        return "Check the name and the revision, and that the token may see the repository."
+    return "Nothing local was lost: push again later; files that arrived are not sent twice."
+
+
+@contextmanager
+def _written_whole(directory: Path) -> Iterator[Path]:
+    """A hidden directory beside `directory`, whose files replace those of `directory` if the block ends well."""
+    unfinished = directory.with_name(f".{directory.name}.saving-{os.getpid()}")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        if not directory.exists():
+            unfinished.rename(directory)
+        else:
+            _replace_files(unfinished, directory)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _replace_files(source: Path, target: Path) -> None:
+    files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
+    for file in files:
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / file, target / file)
+    # an older save in more, or fewer, shards would be loaded in place of this one
+    for old in target.glob("model*.safetensors*"):
+        if old.relative_to(target) not in files:
+            old.unlink()
