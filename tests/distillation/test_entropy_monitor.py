@@ -1,0 +1,167 @@
+import math
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from torch import nn
+from transformers import AutoModel
+
+from hf_emktd.distillation import BRANCHES, EntropyMonitor, EntropyMonitorConfig, entropy_of, entropy_weights
+
+WIDTHS = {"audio": 6, "visual": 6, "fusion": 6}
+
+
+@pytest.fixture
+def monitor():
+    torch.manual_seed(0)
+    return EntropyMonitor(EntropyMonitorConfig(branch_widths=WIDTHS, num_labels=5))
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], math.log(4)),
+        ([1000.0, 0.0], 0.0),
+        ([math.log(3), 0.0], -0.75 * math.log(0.75) - 0.25 * math.log(0.25)),
+        ([0.0, 0.0, -math.inf], math.log(2)),
+    ],
+)
+def test_entropy_equals_hand_value(logits, expected):
+    assert entropy_of(torch.tensor(logits)).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_entropy_gradient_equals_finite_differences():
+    logits = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert torch.autograd.gradcheck(entropy_of, logits)
+
+
+def test_entropy_of_16_bit_logits_is_float32():
+    entropy = entropy_of(torch.zeros(309, dtype=torch.bfloat16))
+    assert entropy.dtype == torch.float32
+    assert entropy.item() == pytest.approx(math.log(309), rel=1e-6)
+
+
+def test_weights_equal_hand_values():
+    entropies = {"audio": torch.tensor([0.0, math.log(2)]), "fusion": torch.tensor([math.log(4)])}
+    weights = entropy_weights(entropies, lam=0.5)
+    torch.testing.assert_close(weights["audio"], torch.tensor([1.0, 2**-0.5]))
+    torch.testing.assert_close(weights["fusion"], torch.tensor([0.5]))
+
+
+def test_probe_is_linear_on_the_normalised_mean(monitor, make_tokens):
+    tokens = make_tokens()
+    mean = tokens["audio"].mean(dim=1)
+    normalised = (mean - mean.mean(1, keepdim=True)) / (mean.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    layer = monitor.probes["audio"][1]
+    expected = normalised @ layer.weight.T + layer.bias
+    torch.testing.assert_close(monitor(tokens).logits["audio"], expected, atol=1e-6, rtol=1e-5)
+    assert sum(p.numel() for p in monitor.parameters()) == 3 * (6 * 5 + 5)
+
+
+def test_pooled_features_give_the_same_as_tokens(monitor, make_tokens):
+    tokens = make_tokens()
+    pooled = {branch: value.mean(dim=1) for branch, value in tokens.items()}
+    for branch in BRANCHES:
+        assert torch.equal(monitor(pooled).entropies[branch], monitor(tokens).entropies[branch])
+
+
+def test_loss_is_the_sum_of_the_branches(monitor, make_tokens):
+    labels = torch.tensor([0, 4, 2])
+    output = monitor(make_tokens(), labels=labels)
+    expected = sum(-output.logits[branch].log_softmax(1)[torch.arange(3), labels].mean() for branch in BRANCHES)
+    assert output.loss.item() == pytest.approx(expected.item())
+
+
+def test_mixed_labels_are_accepted(monitor, make_tokens):
+    labels = torch.tensor([0, 4, 2])
+    hard = monitor(make_tokens(), labels=labels).loss
+    torch.testing.assert_close(monitor(make_tokens(), labels=nn.functional.one_hot(labels, 5).float()).loss, hard)
+
+
+def test_missing_branch_is_left_out(monitor, make_tokens):
+    tokens = make_tokens() | {"visual": None}
+    del tokens["fusion"]
+    assert list(monitor(tokens).entropies) == ["audio"]
+    with pytest.raises(
+        ValueError, match=r"probes for \['audio', 'visual', 'fusion'\], but got tokens of \['visual'\]"
+    ):
+        monitor({"visual": None})
+
+
+def test_output_is_float32_under_autocast(monitor, make_tokens):
+    tokens = make_tokens()
+    expected = monitor(tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = monitor(tokens)
+    assert output.entropies["audio"].dtype == torch.float32
+    assert torch.equal(output.entropies["audio"], expected.entropies["audio"])
+
+
+def test_monitor_of_bfloat16_weights_returns_float32(monitor, make_tokens):
+    output = monitor.to(torch.bfloat16)(make_tokens(dtype=torch.bfloat16))
+    assert {value.dtype for value in (output.logits | output.entropies).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("hidden_layers", "linear_layers"), [(0, 1), (1, 2), (2, 3)])
+def test_hidden_layers_make_an_mlp(hidden_layers, linear_layers, make_tokens):
+    config = EntropyMonitorConfig(branch_widths=WIDTHS, num_labels=5, hidden_layers=hidden_layers)
+    monitor = EntropyMonitor(config)
+    assert sum(isinstance(m, nn.Linear) for m in monitor.probes["audio"].modules()) == linear_layers
+    assert monitor(make_tokens()).logits["audio"].shape == (3, 5)
+
+
+def test_saved_monitor_is_read_back_whole(tmp_path, make_tokens):
+    statistics = {"audio": {"accuracy": 0.5, "mean_entropy": 1.25}}
+    config = EntropyMonitorConfig(
+        branch_widths={"fusion": 6, "audio": 6},
+        id2label={0: "dog", 1: "cat, meowing"},
+        hidden_layers=1,
+        teacher_name_or_path="teacher",
+        teacher_fingerprint="0123456789abcdef",
+        statistics=statistics,
+    )
+    monitor = EntropyMonitor(config)
+    monitor.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(loaded, EntropyMonitor)
+    assert loaded.config.statistics == statistics
+    assert loaded.config.id2label == {0: "dog", 1: "cat, meowing"}
+    assert loaded.config.teacher_fingerprint == "0123456789abcdef"
+    expected, output = monitor.eval()(make_tokens()), loaded(make_tokens())
+    assert list(output.logits) == list(expected.logits) == ["audio", "fusion"]
+    for branch, logits in expected.logits.items():
+        assert torch.equal(output.logits[branch], logits)
+
+
+def test_probes_learn_which_branch_knows_the_class():
+    """Audio features carry the label, visual features are noise: the trained entropies must tell."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(400) % 4
+    features = {
+        "audio": nn.functional.one_hot(labels, 6) + 0.2 * torch.randn(400, 6, generator=generator),
+        "visual": torch.randn(400, 6, generator=generator),
+    }
+    torch.manual_seed(0)
+    monitor = EntropyMonitor(EntropyMonitorConfig(branch_widths={"audio": 6, "visual": 6}, num_labels=4))
+    optimizer = torch.optim.Adam(monitor.parameters(), lr=0.1)
+    for _ in range(100):
+        optimizer.zero_grad()
+        monitor(features, labels=labels).loss.backward()
+        optimizer.step()
+    entropies = monitor(features).entropies
+    assert entropies["audio"].mean() < 0.2
+    assert entropies["visual"].mean() > 1.2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"branch_widths": {"sound": 6}}, r"branch_widths names \['sound'\]"),
+        ({"branch_widths": {}}, r"branch_widths names \[\]"),
+        ({"branch_widths": {"audio": 0}}, "branch_widths must be positive"),
+        ({"hidden_layers": -1}, "hidden_layers must be 0"),
+    ],
+)
+def test_invalid_option_raises(options, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        EntropyMonitorConfig(**options)

@@ -1,0 +1,141 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hf_emktd.distillation import BRANCHES, EntropyMonitor, EntropyMonitorConfig, LiveTeacher, check_compatible
+from hf_emktd.distillation.kernels import TokenKernel
+from hf_emktd.distillation.teacher import fingerprint
+from hf_emktd.distillation.token_distillation import token_distillation_loss
+
+
+def monitor_for(teacher, **overrides):
+    options = {"branch_widths": teacher.config.branch_widths, "id2label": teacher.config.id2label}
+    return EntropyMonitor(EntropyMonitorConfig(**(options | overrides)))
+
+
+def test_signal_is_what_the_model_returns(make_model, batch):
+    model = make_model()
+    signal = LiveTeacher(model)(**batch)
+    expected = model(batch["input_values"], batch["pixel_values"], output_tokens=True)
+    assert torch.equal(signal.logits, expected.logits)
+    assert torch.equal(signal.tokens["fusion"], expected.fusion_tokens)
+    assert {branch: value.shape for branch, value in signal.tokens.items()} == {
+        "audio": (2, 32, 16),
+        "visual": (2, 16, 16),
+        "fusion": (2, 48, 16),
+    }
+    assert signal.grids == {"audio": (4, 8), "visual": (4, 4)}
+    assert signal.entropies == {}
+
+
+def test_entropies_are_the_monitors(make_model, batch):
+    model = make_model()
+    monitor = monitor_for(model)
+    signal = LiveTeacher(model, monitor)(**batch)
+    assert list(signal.entropies) == list(BRANCHES)
+    for branch, entropy in monitor(signal.tokens).entropies.items():
+        assert entropy.shape == (2,)
+        assert torch.equal(signal.entropies[branch], entropy)
+
+
+def test_teacher_is_frozen_and_stays_in_eval_mode(make_model):
+    model = make_model()
+    teacher = LiveTeacher(model, monitor_for(model))
+    teacher.train()
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_student_learns_from_the_signal_and_the_teacher_does_not(make_model, batch):
+    teacher, student = LiveTeacher(make_model()), make_model(seed=1)
+    inputs = {name: batch[name] for name in ("input_values", "pixel_values")}
+    tokens = student(**inputs, output_tokens=True).audio_tokens
+    signal = teacher(**batch)
+    assert not signal.tokens["audio"].requires_grad
+    token_distillation_loss(tokens, signal.tokens["audio"], TokenKernel()).sum().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in student.parameters())
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_teacher_inputs_go_before_the_students(make_model, batch):
+    teacher = LiveTeacher(make_model())
+    own = {"teacher_input_values": batch["input_values"], "teacher_pixel_values": batch["pixel_values"]}
+    students = {"input_values": torch.zeros(2, 32, 16), "pixel_values": torch.zeros(2, 3, 16, 16)}
+    assert torch.equal(teacher(**students, **own).logits, teacher(**batch).logits)
+
+
+def test_one_input_is_enough(make_model, batch):
+    signal = LiveTeacher(make_model())(input_values=batch["input_values"], pixel_values=None)
+    assert list(signal.tokens) == ["audio"]
+    assert signal.tokens["audio"].shape == (2, 32, 16)
+
+
+def test_batch_without_inputs_raises(make_model, batch):
+    with pytest.raises(ValueError, match=r"neither input_values nor pixel_values; it has \['labels'\]"):
+        LiveTeacher(make_model())(labels=batch["labels"])
+
+
+def test_dtype_casts_weights_and_inputs_but_not_the_monitor(make_model, batch):
+    model = make_model()
+    teacher = LiveTeacher(model, monitor_for(model), dtype=torch.bfloat16)
+    signal = teacher(**batch)
+    assert signal.logits.dtype == signal.tokens["audio"].dtype == torch.bfloat16
+    assert signal.entropies["audio"].dtype == teacher.monitor.dtype == torch.float32
+
+
+def test_monitor_of_another_teacher_is_refused(make_model):
+    teacher = make_model()
+    wider = make_model(hidden_size=32)
+    with pytest.raises(ValueError, match=r"monitor reads tokens of widths .*32.*the teacher returns .*16"):
+        LiveTeacher(teacher, monitor_for(wider))
+    with pytest.raises(ValueError, match="the monitor has 7 classes, the teacher 5"):
+        LiveTeacher(teacher, monitor_for(make_model(num_labels=7)))
+    other = monitor_for(teacher, teacher_name_or_path="old", teacher_fingerprint=fingerprint(make_model(seed=1)))
+    with pytest.raises(ValueError, match=f"teacher 'old' with fingerprint .*{fingerprint(teacher)}"):
+        LiveTeacher(teacher, other)
+    LiveTeacher(teacher, monitor_for(teacher, teacher_fingerprint=fingerprint(teacher)))
+
+
+def test_fingerprint_follows_the_weights_and_not_their_dtype(make_model):
+    model = make_model()
+    before = fingerprint(model)
+    assert len(before) == 16
+    assert fingerprint(make_model()) == before
+    assert fingerprint(make_model().to(torch.bfloat16)) == before
+    with torch.no_grad():
+        next(model.classifier.parameters())[0] += 1
+    assert fingerprint(model) != before
+
+
+def test_model_without_the_contract_is_refused(make_model):
+    model = torch.nn.Linear(2, 2)
+    model.config = SimpleNamespace(audio_grid=(4, 8), num_labels=5, id2label={})
+    with pytest.raises(ValueError, match="teacher's SimpleNamespace has no visual_grid, branch_widths"):
+        LiveTeacher(model)
+    with pytest.raises(ValueError, match="student's SimpleNamespace has no visual_grid, branch_widths"):
+        check_compatible(model.config, make_model().config)
+
+
+def test_compatible_pair_passes(make_model):
+    teacher = make_model(hidden_size=32, audio_length=128)
+    check_compatible(make_model().config, teacher.config)
+
+
+def test_labels_in_another_order_are_refused(make_model):
+    teacher = make_model(id2label={0: "dog", 1: "cat", 2: "owl", 3: "cow", 4: "hen"}).config
+    student = make_model(id2label={0: "cat", 1: "dog", 2: "owl", 3: "cow", 4: "hen"}).config
+    with pytest.raises(ValueError, match=r"2 of 5 classes differently \(0: student 'cat', teacher 'dog'; 1: "):
+        check_compatible(student, teacher)
+
+
+def test_differing_numbers_of_classes_are_refused(make_model):
+    with pytest.raises(ValueError, match="the student has 4 classes, the teacher 5"):
+        check_compatible(make_model(num_labels=4).config, make_model().config)
+
+
+def test_finer_student_is_refused(make_model):
+    with pytest.raises(
+        ValueError, match=r"visual branch: the student's grid of 8 x 8 .* finer than the teacher's 4 x 4"
+    ):
+        check_compatible(make_model(image_size=64).config, make_model().config)

@@ -1,0 +1,220 @@
+import math
+
+import pytest
+import torch
+
+from hf_emktd.distillation import (
+    KERNELS,
+    TokenKernel,
+    pool_branch,
+    pool_tokens,
+    sliding_windows,
+    token_distillation_loss,
+)
+from hf_emktd.distillation.token_distillation import gram_spread, token_grids
+
+FULL_GRIDS = {"audio": (8, 64), "visual": (14, 14)}
+ORTHOGONAL = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+EQUAL = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+OPPOSITE = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
+
+
+def random_tokens(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# Two of the four entries differ: by 1 (orthogonal) or 2 (opposite) for the linear kernel.
+@pytest.mark.parametrize(
+    ("student", "kernel", "expected"),
+    [
+        (ORTHOGONAL, "linear", 2 / 4 * 0.5 * 1**2),
+        (OPPOSITE, "linear", 2 / 4 * (2 - 0.5)),
+        (ORTHOGONAL, "polynomial", 2 / 4 * (3 - 0.5)),
+        (ORTHOGONAL, "rbf", 2 / 4 * 0.5 * (1 - math.exp(-1)) ** 2),
+        (OPPOSITE, "rbf", 2 / 4 * 0.5 * (1 - math.exp(-2)) ** 2),
+    ],
+)
+def test_loss_equals_hand_value(student, kernel, expected):
+    loss = token_distillation_loss(student, EQUAL, TokenKernel(kernel))
+    assert loss.shape == (1,)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_delta_moves_the_huber_threshold():
+    loss = token_distillation_loss(ORTHOGONAL, EQUAL, TokenKernel("linear"), delta=0.25)
+    assert loss.item() == pytest.approx(2 / 4 * 0.25 * (1 - 0.125))
+
+
+def test_loss_is_taken_clip_by_clip():
+    student = torch.cat([ORTHOGONAL, EQUAL, OPPOSITE])
+    teacher = torch.cat([EQUAL, EQUAL, EQUAL])
+    loss = token_distillation_loss(student, teacher, TokenKernel("linear"))
+    torch.testing.assert_close(loss, torch.tensor([0.25, 0.0, 0.75]))
+
+
+def test_rbf_one_half_is_half_the_squared_error():
+    student, teacher = random_tokens(4, 9, 5), random_tokens(4, 9, 7, seed=1)
+    kernel = TokenKernel("rbf", gamma=0.5)
+    squared = (kernel.gram(student) - kernel.gram(teacher)).square().mean(dim=(1, 2))
+    torch.testing.assert_close(token_distillation_loss(student, teacher, kernel), squared / 2)
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize("name", KERNELS)
+def test_gradient_equals_finite_differences(name, windowed):
+    windows = sliding_windows("visual", {"visual": (4, 4)}) if windowed else None
+    student, teacher = random_tokens(2, 16, 3).requires_grad_(), random_tokens(2, 16, 4, seed=1)
+    assert torch.autograd.gradcheck(
+        lambda tokens: token_distillation_loss(tokens, teacher, TokenKernel(name), windows=windows), student
+    )
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_loss_does_not_see_rotation_length_width_or_order(name):
+    kernel = TokenKernel(name)
+    student, teacher = random_tokens(2, 8, 6), random_tokens(2, 8, 10, seed=1)
+    expected = token_distillation_loss(student, teacher, kernel)
+    rotation, _ = torch.linalg.qr(random_tokens(6, 6, seed=2))
+    lengths = random_tokens(2, 8, 1, seed=3).exp()
+    wider = torch.cat([student, torch.zeros(2, 8, 5, dtype=student.dtype)], dim=2)
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(token_distillation_loss(student @ rotation, teacher, kernel), expected)
+    torch.testing.assert_close(token_distillation_loss(student * lengths, teacher, kernel), expected)
+    torch.testing.assert_close(token_distillation_loss(wider, teacher, kernel), expected)
+    torch.testing.assert_close(token_distillation_loss(student[:, order], teacher[:, order], kernel), expected)
+    assert (token_distillation_loss(student[:, order], teacher, kernel) - expected).abs().min() > 1e-4
+
+
+def test_loss_is_float32_under_autocast():
+    student, teacher = random_tokens(2, 8, 16).float(), random_tokens(2, 8, 16, seed=1).bfloat16()
+    expected = token_distillation_loss(student, teacher, TokenKernel())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = token_distillation_loss(student, teacher, TokenKernel())
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, expected)
+
+
+def test_no_gradient_reaches_the_teacher():
+    student, teacher = random_tokens(2, 8, 4).requires_grad_(), random_tokens(2, 8, 4, seed=1).requires_grad_()
+    token_distillation_loss(student, teacher, TokenKernel()).sum().backward()
+    assert teacher.grad is None
+    assert student.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_dead_tokens_give_finite_gradients(name):
+    student, teacher = random_tokens(1, 4, 3), random_tokens(1, 4, 3, seed=1)
+    student[0, 2] = 0
+    teacher[0, 1] = 0
+    student.requires_grad_()
+    loss = token_distillation_loss(student, teacher, TokenKernel(name))
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert student.grad.isfinite().all()
+
+
+def test_differing_counts_raise():
+    with pytest.raises(ValueError, match=r"\(1, 2, 2\) and teacher tokens \(1, 3, 2\).*pool_branch"):
+        token_distillation_loss(EQUAL, torch.ones(1, 3, 2), TokenKernel())
+
+
+# Teacher K = identity: mean 0.5, every entry off by 0.5.
+def test_spread_equals_hand_value():
+    assert gram_spread(ORTHOGONAL, TokenKernel("linear")).item() == pytest.approx(0.5 * 0.5**2)
+    assert gram_spread(ORTHOGONAL, TokenKernel("linear"), delta=0.1).item() == pytest.approx(0.1 * (0.5 - 0.05))
+    assert gram_spread(EQUAL, TokenKernel("linear")).item() == 0
+
+
+def test_pooling_averages_neighbours_row_by_row():
+    tokens = torch.arange(16.0).view(1, 16, 1)
+    assert pool_tokens(tokens, (4, 4), (2, 2)).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert pool_tokens(tokens, (2, 8), (2, 2)).flatten().tolist() == [1.5, 5.5, 9.5, 13.5]
+    assert pool_tokens(tokens, (4, 4), (4, 4)) is tokens
+
+
+def test_pooling_fusion_tokens_keeps_the_modalities_apart():
+    tokens = torch.cat([torch.arange(8.0), 100 + torch.arange(4.0)]).view(1, 12, 1)
+    pooled = pool_branch("fusion", tokens, {"audio": (2, 4), "visual": (2, 2)}, {"audio": (1, 2), "visual": (1, 1)})
+    assert pooled.flatten().tolist() == [2.5, 4.5, 101.5]
+
+
+def test_pooling_16_bit_tokens_gives_float32():
+    tokens = torch.full((1, 4, 1), 257.0).half()
+    assert pool_tokens(tokens, (2, 2), (1, 1)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("target", [(4, 2), (1, 3)])
+def test_pooling_onto_a_finer_grid_raises(target):
+    with pytest.raises(ValueError, match=rf"student's grid of {target[0]} x {target[1]} .* teacher's 2 x 2"):
+        pool_tokens(torch.ones(1, 4, 1), (2, 2), target)
+
+
+def test_tokens_that_do_not_fill_their_grid_raise():
+    with pytest.raises(ValueError, match=r"got 5 tokens, but the grid 2 x 2 has 4.*prefix tokens"):
+        pool_tokens(torch.ones(1, 5, 1), (2, 2), (2, 2))
+    grids = {"audio": (2, 4), "visual": (2, 2)}
+    with pytest.raises(ValueError, match=r"fusion tokens: got 8 tokens, but the grid 2 x 4 \+ 2 x 2 has 12"):
+        pool_branch("fusion", torch.ones(1, 8, 1), grids, grids)
+
+
+@pytest.mark.parametrize(("branch", "tokens"), [("audio", 512), ("visual", 196), ("fusion", 708)])
+def test_windows_hold_nine_sixteenths_of_the_pairs_and_every_token(branch, tokens):
+    windows = sliding_windows(branch, FULL_GRIDS)
+    assert windows.shape == (9, tokens // 4)
+    assert 16 * windows.shape[0] * windows.shape[1] ** 2 == 9 * tokens**2
+    assert windows.unique().tolist() == list(range(tokens))
+    assert all(len(window.unique()) == tokens // 4 for window in windows)
+
+
+def test_windows_of_fourteen_start_at_0_3_and_7():
+    windows = sliding_windows("visual", FULL_GRIDS)
+    assert windows[:, 0].tolist() == [14 * row + column for row in (0, 3, 7) for column in (0, 3, 7)]
+    assert windows[8, -1].item() == 195
+
+
+def test_windows_of_a_four_by_four_grid():
+    windows = sliding_windows("visual", {"visual": (4, 4)})
+    assert windows[0].tolist() == [0, 1, 4, 5]
+    assert windows[4].tolist() == [5, 6, 9, 10]
+    assert windows[8].tolist() == [10, 11, 14, 15]
+
+
+def test_fusion_windows_join_both_modalities():
+    windows = sliding_windows("fusion", {"audio": (4, 8), "visual": (4, 4)})
+    assert windows[0].tolist() == [0, 1, 2, 3, 8, 9, 10, 11, 32, 33, 36, 37]
+
+
+def test_odd_sides_are_covered():
+    windows = sliding_windows("visual", {"visual": (5, 7)})
+    assert windows.shape == (9, 3 * 4)
+    assert windows.unique().tolist() == list(range(35))
+
+
+def test_windowed_loss_is_the_mean_over_the_windows():
+    windows = sliding_windows("visual", {"visual": (4, 4)})
+    student, teacher = random_tokens(2, 16, 3), random_tokens(2, 16, 5, seed=1)
+    expected = torch.stack(
+        [token_distillation_loss(student[:, window], teacher[:, window], TokenKernel()) for window in windows]
+    ).mean(dim=0)
+    torch.testing.assert_close(token_distillation_loss(student, teacher, TokenKernel(), windows=windows), expected)
+
+
+def test_windows_of_a_short_side_raise():
+    with pytest.raises(ValueError, match="audio: sliding windows need sides of at least 4 tokens, got 2"):
+        sliding_windows("audio", {"audio": (2, 64)})
+
+
+def test_token_grids_reads_the_config(make_model):
+    assert token_grids(make_model().config) == {"audio": (4, 8), "visual": (4, 4)}
+
+
+def test_a_narrow_student_can_learn_the_relations():
+    """Gradient descent on student tokens of half the width reaches a tenth of the teacher's spread."""
+    teacher, student = random_tokens(1, 8, 8), random_tokens(1, 8, 4, seed=1).requires_grad_()
+    optimizer = torch.optim.Adam([student], lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = token_distillation_loss(student, teacher, TokenKernel()).sum()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1 * gram_spread(teacher, TokenKernel()).item()
