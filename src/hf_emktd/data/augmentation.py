@@ -116,9 +116,9 @@ def mix_fbanks(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarra
     Log-mel spectrogram of `share * first + (1 - share) * second`, from the log-mel spectrograms of the two sounds.
 
     The official code mixes waveforms. Stored spectrograms hold no phase, so this is the expectation over it: powers
-    of uncorrelated sounds add, `log(share^2 e^first + (1 - share)^2 e^second)`. A single mel bin of the true mixture
-    deviates from it by the interference of the two sounds, by about 1 nat where they are equally loud (measured in
-    `tests/data/test_augmentation.py`).
+    of uncorrelated sounds add, `log(share^2 e^first + (1 - share)^2 e^second)`. Single bins of the true mixture
+    deviate by the interference of the two sounds: 0.4 nats root mean square between recordings of VGGSound, 0.75
+    between equally loud white noises (the worst case), where the spectrogram's own standard deviation is 4.5.
 
     Args:
         first: float32 `(frames, mel)` natural-log mel energies; decides the length, as in the official code.

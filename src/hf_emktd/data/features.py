@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 from transformers.utils import logging
 
+from .clip_source import is_silent, is_still
 from .media import MediaError, read_clip, read_image
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _features(clips: Dataset) -> Features:
             "label": clips.features["label"],
             "fbank": Value("binary"),
             "frames": List(Value("binary")),
-            "status": List(Value("string")),
+            "problems": List({"kind": Value("string"), "reason": Value("string")}),
         }
     )
 
@@ -164,12 +165,11 @@ def _extract_clip(
     try:
         waveform, frames = _read(row, processor.feature_extractor.sampling_rate, num_frames, max_seconds)
     except MediaError as error:
-        logger.warning(f"clip {row['clip_id']!r} is left out: {error}")
-        return {"fbank": None, "frames": None, "status": ["corrupt"]}
+        return {"fbank": None, "frames": None, "problems": [{"kind": "corrupt", "reason": str(error)}]}
     return {
         "fbank": None if waveform is None else _encode_fbank(waveform, processor.feature_extractor),
         "frames": None if frames is None else [_encode_frame(frame, processor.image_processor) for frame in frames],
-        "status": _status(row, waveform, frames),
+        "problems": [{"kind": kind, "reason": ""} for kind in _problems(row, waveform, frames)],
     }
 
 
@@ -186,18 +186,18 @@ def _read(
     return waveform, frames
 
 
-def _status(row: dict[str, Any], waveform: np.ndarray | None, frames: np.ndarray | None) -> list[str]:
-    """Kinds of [`ClipReport`] that apply; a modality without a column is not expected, its absence no finding."""
-    status = []
-    if waveform is None and ("video" in row or "audio" in row):
-        status.append("soundless")
-    elif waveform is not None and not waveform.any():
-        status.append("silent")
-    if frames is None and ("video" in row or "image" in row):
-        status.append("pictureless")
-    elif "video" in row and (frames == frames[0]).all():
-        status.append("still")
-    return status
+def _problems(row: dict[str, Any], waveform: np.ndarray | None, frames: np.ndarray | None) -> Iterator[str]:
+    """Kinds of [`ClipReport`] that apply; a modality without a column is not expected, its absence no problem."""
+    if waveform is not None:
+        if is_silent(waveform):
+            yield "silent"
+    elif "video" in row or "audio" in row:
+        yield "soundless"
+    if frames is not None:
+        if is_still(frames):
+            yield "still"
+    elif "video" in row or "image" in row:
+        yield "pictureless"
 
 
 def _encode_fbank(waveform: np.ndarray, feature_extractor: Any) -> bytes:
@@ -214,10 +214,13 @@ def _encode_frame(frame: np.ndarray, image_processor: Any) -> bytes:
 def _usable(extracted: Dataset, split: str, source: ClipSource) -> Dataset:
     """Counts what the extraction found and drops the clips no model can use."""
     keep = []
-    for index, (clip_id, kinds) in enumerate(zip(extracted["clip_id"], extracted["status"], strict=True)):
-        for kind in kinds:
-            source.report.add(split, kind, clip_id)
-        if UNUSABLE.isdisjoint(kinds):
+    for index, (clip_id, problems) in enumerate(zip(extracted["clip_id"], extracted["problems"], strict=True)):
+        for problem in problems:
+            source.report.add(split, problem["kind"], clip_id, problem["reason"])
+        if not any(problem["kind"] in UNUSABLE for problem in problems):
             keep.append(index)
-    extracted = extracted.remove_columns("status")
-    return extracted if len(keep) == len(extracted) else extracted.select(keep)
+    extracted = extracted.remove_columns("problems")
+    if len(keep) == len(extracted):
+        return extracted
+    logger.warning(f"{len(extracted) - len(keep)} of {len(extracted)} {split} clips are unusable; see the report.")
+    return extracted.select(keep)

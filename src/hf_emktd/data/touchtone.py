@@ -1,4 +1,4 @@
-"""The built-in miniature of VGGSound: handwritten digits with their telephone tones, made on first use as mp4 files."""
+"""The built-in miniature of VGGSound: handwritten digits with their telephone tones, made on first use as mp4s."""
 
 from __future__ import annotations
 
