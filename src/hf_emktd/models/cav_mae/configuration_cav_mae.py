@@ -134,6 +134,10 @@ class CavMaeConfig(PreTrainedConfig):
         """Width of the feed-forward layer."""
         return int(self.hidden_size * self.mlp_ratio)
 
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is saved. Two unnamed labels, the base class's default and so left out by it, are kept: ours is 309."""
+        return {**super().to_diff_dict(), "id2label": dict(self.id2label), "label2id": dict(self.label2id)}
+
     def validate_architecture(self) -> None:
         """Part of `@strict`: called after construction, raises if the sizes do not fit together."""
         for name in ("hidden_size", "num_attention_heads", "modality_specific_depth", "joint_depth", "patch_size"):
