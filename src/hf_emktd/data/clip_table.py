@@ -72,8 +72,8 @@ def ClipTable(
     if not present:
         example = next(filter(None, lines[0].files.values()))
         raise FileNotFoundError(
-            f"none of the {len(lines):,} rows of {path} has its files below {root}, such as {example}; pass the folder "
-            "that the paths are relative to as root"
+            f"none of the {len(lines):,} rows of {path} has its files below {root}, such as {example}; pass the "
+            "folder that paths are relative to as root"
         )
     return ClipSource.from_rows(names, present, report)
 

@@ -286,9 +286,12 @@ class _StreamReader:
             return []
 
     def close(self, clip: Clip, found: bool) -> None:
-        """Adds what was met on the way to the clip; refuses a stream of which nothing could be decoded."""
+        """Adds what was met on the way to the clip; refuses a stream of which nothing could be decoded.
+
+        A stream that only starts after the limit is not broken: it is silent and without a picture until then.
+        """
         clip.decode_errors += self.errors
-        if not found:
+        if not found and (self.reached_end or self.errors):
             kind = "sound" if self.stream.type == "audio" else "picture"
             raise MediaError(
                 clip.path,
@@ -311,8 +314,11 @@ def _read_sound(clip: Clip, sampling_rate: int | None, limit: float) -> None:
         reader = _StreamReader(container, stream, limit)
         rate, pieces = _first_channel(reader)
         reader.close(clip, found=bool(pieces))
+        if not pieces:
+            rate, pieces = stream.sample_rate, [(None, np.zeros(round(limit * stream.sample_rate), np.float32))]
     _measure_duration(clip, reader)
-    waveform = _join(pieces, rate, end=min(limit, clip.duration_seconds or 0.0))
+    # A damaged time stamp must not ask for hours of silence.
+    waveform = _join(pieces, rate, end=limit if limit < math.inf else clip.duration_seconds or 0.0)
     clip.source_sampling_rate, clip.sampling_rate = rate, sampling_rate or rate
     clip.waveform = _resample(waveform, rate, clip.sampling_rate)
     if limit < math.inf:
@@ -376,6 +382,8 @@ def _read_pictures(clip: Clip, num_frames: int, times: Sequence[float] | None, l
         reader = _StreamReader(container, _best_picture_stream(container), limit)
         chosen = _on_screen(reader, [wanted[i] for i in order])
         reader.close(clip, found=bool(chosen))
+    if not chosen:
+        return
     places = np.argsort(order)
     clip.frames = np.stack([image for _, image in chosen])[places]
     clip.frame_times_seconds = np.array([float(time) for time, _ in chosen])[places]
