@@ -36,9 +36,8 @@ def save_for_hub(
 ) -> Path:
     """Saves model, processor, card and `distillation.json` into `directory`.
 
-    All is written into a hidden directory beside it first and then moved, so a killed save leaves the old files or the
-    new ones, each whole. Other files in `directory`, such as checkpoints, stay. In distributed training call it on the
-    main process only.
+    All is written into a hidden directory beside it first and then moved, so a save that is killed leaves `directory`
+    as it was. Other files in it, such as checkpoints, stay. In distributed training call it on the main process only.
 
     Args:
         model (`PreTrainedModel`):
@@ -134,6 +133,7 @@ def _written_whole(directory: Path) -> Iterator[Path]:
     """A hidden directory beside `directory`, whose files replace those of `directory` if the block ends well."""
     unfinished = directory.with_name(f".{directory.name}.saving-{os.getpid()}")
     directory.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
         yield unfinished

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import set_seed
+
+from hf_emktd import CavMaeConfig, CavMaeForAudioVisualClassification, CavMaeProcessor
+from hf_emktd.hub import DataFacts, DistillationSummary, EvaluationResult, ModelFacts, ObjectiveFacts
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hub_server import HubServer
+
+
+@pytest.fixture
+def hub():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def model() -> CavMaeForAudioVisualClassification:
+    set_seed(0)
+    config = CavMaeConfig(
+        hidden_size=16,
+        num_attention_heads=2,
+        modality_specific_depth=1,
+        audio_length=32,
+        num_mel_bins=16,
+        image_size=32,
+        id2label={0: "bell", 1: "dog", 2: "rain"},
+    )
+    return CavMaeForAudioVisualClassification(config).eval()
+
+
+@pytest.fixture(scope="session")
+def processor(model) -> CavMaeProcessor:
+    return CavMaeProcessor.from_config(model.config)
+
+
+@pytest.fixture
+def inputs(model) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "input_values": torch.randn(2, 32, 16, generator=generator),
+        "pixel_values": torch.randn(2, 3, 32, 32, generator=generator),
+    }
+
+
+@pytest.fixture
+def summary() -> DistillationSummary:
+    """A summary with every field filled; the results are the VGGSound row of the EM-KTD paper."""
+    return DistillationSummary(
+        student=ModelFacts("runs/student", 10_661_685, 5_274_535_872, "CavMaeForAudioVisualClassification"),
+        teacher=ModelFacts(
+            "org/teacher", 164_739_381, 66_198_445_824, "CavMaeForAudioVisualClassification", "org/teacher"
+        ),
+        data=DataFacts(
+            "VGGSound",
+            clips={"train": 183_727, "test": 15_446},
+            left_out={"train": {"missing": 3, "corrupt": 1}, "test": {"silent": 2}},
+            manifest_hash="0123abcd",
+            classes=309,
+            hub_id="org/vggsound",
+        ),
+        objectives=[
+            ObjectiveFacts("LogitDistillation", {"name": "kd", "temperature": 2.0, "weight": 1.0}, "@misc{kd,\n}"),
+            ObjectiveFacts(
+                "EntropyMonitoredDistillation",
+                {"name": "em_ktd", "weight": 666.0, "kernel": {"name": "rbf", "gamma": 0.5}},
+                "@misc{emktd,\n}",
+            ),
+        ],
+        entropy_statistics={"eval": {"audio": {"accuracy": 0.55, "entropy_quartiles": [0.1, 0.25, 1.5]}}},
+        results=[
+            EvaluationResult(
+                "test",
+                {"accuracy": 0.62, "mAP": 0.634, "mAUC": 0.979, "clips": 15_446},
+                {"accuracy": 0.639, "mAP": 0.65, "mAUC": 0.979},
+            )
+        ],
+        hyper_parameters={"learning_rate": 1e-3, "num_train_epochs": 10},
+        command="accelerate launch scripts/distill.py --teacher org/teacher",
+        training_seconds=24_300,
+        limitations=["Clips come from the web."],
+    )

@@ -1,0 +1,333 @@
+"""A Hub for tests: the part of the Hugging Face Hub's HTTP API that a push and a download of a model speak.
+
+    with HubServer() as hub:
+        env = hub.environment(cache_dir)    # for a subprocess: huggingface_hub reads HF_ENDPOINT when it is imported
+
+Repositories live in memory; it listens on 127.0.0.1 only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+WRITE_TOKEN = "hf_write"
+READ_TOKEN = "hf_read"
+USER = "tester"
+_FIRST_COMMIT = "0" * 40
+
+
+@dataclass
+class Repo:
+    """Files of every commit, `{path: content}`, and the commit that each branch points to."""
+
+    private: bool
+    commits: dict[str, dict[str, bytes]] = field(default_factory=lambda: {_FIRST_COMMIT: {}})
+    branches: dict[str, str] = field(default_factory=lambda: {"main": _FIRST_COMMIT})
+    messages: list[str] = field(default_factory=list)
+
+    def resolve(self, revision: str) -> str | None:
+        return self.branches.get(revision, revision if revision in self.commits else None)
+
+
+class HubServer:
+    """The server, on a free port while the `with` block lasts.
+
+    Attributes:
+        repos: by id.
+        requests: `(method, path)` of all requests so far.
+    """
+
+    def __init__(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.large_files: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str]] = []
+        self._api, self.url = self._listen()
+        # large files come from another origin, as from the Hub's CDN: clients take a redirect there differently
+        self._storage, self.storage_url = self._listen()
+
+    def _listen(self) -> tuple[ThreadingHTTPServer, str]:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        server.daemon_threads = True
+        server.hub = self
+        return server, f"http://127.0.0.1:{server.server_port}"
+
+    def __enter__(self) -> Self:
+        for server in (self._api, self._storage):
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for server in (self._api, self._storage):
+            server.shutdown()
+            server.server_close()
+
+    def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
+        repo = self.repos[repo_id]
+        return repo.commits[repo.branches[revision]]
+
+    def environment(self, cache: Path, token: str | None = WRITE_TOKEN) -> dict[str, str]:
+        """Environment of a process whose Hub this is."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+        env |= {"HF_ENDPOINT": self.url, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+        env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1"}
+        return env | ({"HF_TOKEN": token} if token else {})
+
+
+class HubError(Exception):
+    """An answer that is an error, with the Hub's `X-Error-Code`."""
+
+    def __init__(self, status: int, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._dispatch(
+            [
+                (r"/api/whoami-v2", self._whoami),
+                (r"/api/models/([^/]+/[^/]+)/revision/([^/]+)", self._model_info),
+                (r"/api/models/([^/]+/[^/]+)/tree/([^/]+)/?(.*)", self._tree),
+                (r"/api/models/([^/]+/[^/]+)", self._model_info),
+                (r"/cdn/([0-9a-f]{64})", self._large_file),
+                (r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self._resolve),
+            ]
+        )
+
+    do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        self._dispatch(
+            [
+                (r"/api/repos/create", self._create),
+                (r"/api/validate-yaml", self._validate_yaml),
+                (r"/api/models/([^/]+/[^/]+)/branch/([^/]+)", self._create_branch),
+                (r"/api/models/([^/]+/[^/]+)/preupload/([^/]+)", self._preupload),
+                (r"/api/models/([^/]+/[^/]+)/commit/([^/]+)", self._commit),
+                (r"/(.+)\.git/info/lfs/objects/batch", self._lfs_batch),
+            ]
+        )
+
+    def do_PUT(self) -> None:
+        self._dispatch([(r"/lfs/([0-9a-f]{64})", self._lfs_upload)])
+
+    def _dispatch(self, routes: list) -> None:
+        path = urlsplit(self.path).path
+        self.hub.requests.append((self.command, path))
+        self.body = self._read_body()
+        try:
+            for pattern, handle in routes:
+                if match := re.fullmatch(pattern, path):
+                    return handle(*map(unquote, match.groups()))
+            raise HubError(404, f"{self.command} {path} is not part of this Hub")
+        except HubError as error:
+            headers = {"X-Error-Message": str(error), **({"X-Error-Code": error.code} if error.code else {})}
+            return self._json({"error": str(error)}, error.status, headers)
+
+    # reading
+
+    def _whoami(self) -> None:
+        if self._token() is None:
+            raise HubError(401, "Invalid username or password.")
+        self._json({"type": "user", "name": USER, "auth": {"type": "access_token"}})
+
+    def _model_info(self, repo_id: str, revision: str = "main") -> None:
+        repo, commit = self._readable(repo_id, revision)
+        siblings = [{"rfilename": path} for path in repo.commits[commit]]
+        self._json({"id": repo_id, "sha": commit, "private": repo.private, "siblings": siblings, "tags": []})
+
+    def _tree(self, repo_id: str, revision: str, folder: str) -> None:
+        repo, commit = self._readable(repo_id, revision)
+        files = {path: content for path, content in repo.commits[commit].items() if path.startswith(folder)}
+        if not files:
+            raise HubError(404, f"{folder} is not in {repo_id}", "EntryNotFound")
+        self._json([self._tree_entry(path, content) for path, content in files.items()])
+
+    def _tree_entry(self, path: str, content: bytes) -> dict:
+        entry = {"type": "file", "path": path, "size": len(content), "oid": blob_id(content)}
+        if is_large(path):
+            entry["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 135}
+        return entry
+
+    def _resolve(self, repo_id: str, revision: str, path: str) -> None:
+        repo, commit = self._readable(repo_id, revision)
+        content = repo.commits[commit].get(path)
+        if content is None:
+            raise HubError(404, f"{path} is not in {repo_id}", "EntryNotFound")
+        headers = {"X-Repo-Commit": commit}
+        if not is_large(path):
+            return self._send(200, content, {**headers, "ETag": f'"{blob_id(content)}"'})
+        oid = sha256(content)
+        headers |= {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(len(content))}
+        return self._send(302, b"", headers | {"Location": f"{self.hub.storage_url}/cdn/{oid}"})
+
+    def _large_file(self, oid: str) -> None:
+        self._send(200, self.hub.large_files[oid], {"ETag": f'"{oid}"'})
+
+    # writing
+
+    def _create(self) -> None:
+        self._require_write()
+        asked = json.loads(self.body)
+        repo_id = f"{asked.get('organization') or USER}/{asked['name']}"
+        answer = {"url": f"{self.hub.url}/{repo_id}", "name": repo_id, "id": repo_id}
+        if repo_id in self.hub.repos:
+            return self._json({**answer, "error": "You already created this model repo"}, 409)
+        self.hub.repos[repo_id] = Repo(private=asked.get("visibility") == "private" or asked.get("private") is True)
+        return self._json(answer)
+
+    def _validate_yaml(self) -> None:
+        content = json.loads(self.body)["content"]
+        head = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
+        try:
+            metadata = yaml.safe_load(head[1]) if head else None
+        except yaml.YAMLError as error:
+            return self._json({"errors": [{"message": str(error)}], "warnings": []}, 400)
+        warnings = [] if metadata else [{"message": "empty or missing yaml metadata in repo card"}]
+        return self._json({"errors": [], "warnings": warnings})
+
+    def _create_branch(self, repo_id: str, branch: str) -> None:
+        repo, commit = self._writable(repo_id, "main")
+        if branch in repo.branches:
+            raise HubError(409, f"Reference already exists: {branch}")
+        repo.branches[branch] = commit
+        self._json({})
+
+    def _preupload(self, repo_id: str, revision: str) -> None:
+        repo, commit = self._writable(repo_id, revision)
+        old = repo.commits[commit]
+        paths = [item["path"] for item in json.loads(self.body)["files"]]
+        self._json(
+            {
+                "files": [
+                    {
+                        "path": path,
+                        "uploadMode": "lfs" if is_large(path) else "regular",
+                        "shouldIgnore": False,
+                        "oid": self._known_id(path, old[path]) if path in old else None,
+                    }
+                    for path in paths
+                ]
+            }
+        )
+
+    @staticmethod
+    def _known_id(path: str, content: bytes) -> str:
+        return sha256(content) if is_large(path) else blob_id(content)
+
+    def _lfs_batch(self, repo_id: str) -> None:
+        self._writable(repo_id, "main")
+        objects = []
+        for item in json.loads(self.body)["objects"]:
+            upload = {"upload": {"href": f"{self.hub.storage_url}/lfs/{item['oid']}", "header": {}}}
+            known = item["oid"] in self.hub.large_files
+            objects.append({**item, **({} if known else {"actions": upload})})
+        self._json({"transfer": "basic", "objects": objects})
+
+    def _lfs_upload(self, oid: str) -> None:
+        if sha256(self.body) != oid:
+            raise HubError(422, f"the content of {oid} has another hash")
+        self.hub.large_files[oid] = self.body
+        self._send(200, b"", {})
+
+    def _commit(self, repo_id: str, revision: str) -> None:
+        repo, parent = self._writable(repo_id, revision)
+        lines = [json.loads(line) for line in self.body.splitlines()]
+        files = dict(repo.commits[parent])
+        for line in lines:
+            key, value = line["key"], line["value"]
+            if key == "header":
+                repo.messages.append(value["summary"])
+            elif key == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif key == "lfsFile":
+                files[value["path"]] = self.hub.large_files[value["oid"]]
+            elif key == "deletedFile":
+                files.pop(value["path"], None)
+        commit = hashlib.sha1(parent.encode() + self.body).hexdigest()
+        repo.commits[commit], repo.branches[revision] = files, commit
+        url = f"{self.hub.url}/{repo_id}/commit/{commit}"
+        self._json({"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""})
+
+    # who may do what
+
+    @property
+    def hub(self) -> HubServer:
+        return self.server.hub
+
+    def _token(self) -> str | None:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        return token if token in (WRITE_TOKEN, READ_TOKEN) else None
+
+    def _require_write(self) -> None:
+        if self._token() is None:
+            raise HubError(401, "Invalid username or password.")
+        if self._token() == READ_TOKEN:
+            raise HubError(403, "Forbidden: this token has no write access.")
+
+    def _readable(self, repo_id: str, revision: str) -> tuple[Repo, str]:
+        repo = self.hub.repos.get(repo_id)
+        if repo is None or (repo.private and self._token() is None):
+            raise HubError(404 if self._token() else 401, f"Repository not found: {repo_id}", "RepoNotFound")
+        commit = repo.resolve(revision)
+        if commit is None:
+            raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return repo, commit
+
+    def _writable(self, repo_id: str, revision: str) -> tuple[Repo, str]:
+        self._require_write()
+        return self._readable(repo_id, revision)
+
+    # HTTP
+
+    def _read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def _json(self, answer: dict | list, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+def is_large(path: str) -> bool:
+    """Weights go through large-file storage, as the Hub's default .gitattributes has it."""
+    return path.endswith(".safetensors")
+
+
+def blob_id(content: bytes) -> str:
+    """Git's id of a file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
