@@ -5,19 +5,26 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from .augmentation import AugmentationArguments, ClipTransform
 from .clip_source import ClipReport, ClipRow, ClipSource, status_of
 from .clip_table import ClipTable
+from .collators import AudioVisualCollator
+from .features import extract_features
 from .media import Clip, MediaError, PathLike, read_clip, read_image, write_clip
 from .vggsound import VGGSound
 
 __all__ = [
+    "AudioVisualCollator",
+    "AugmentationArguments",
     "Clip",
     "ClipReport",
     "ClipRow",
     "ClipSource",
     "ClipTable",
+    "ClipTransform",
     "MediaError",
     "VGGSound",
+    "extract_features",
     "load_clips",
     "read_clip",
     "read_image",
