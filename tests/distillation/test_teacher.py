@@ -51,11 +51,18 @@ def test_student_learns_from_the_signal_and_the_teacher_does_not(make_model, bat
     teacher, student = LiveTeacher(make_model()), make_model(seed=1)
     inputs = {name: batch[name] for name in ("input_values", "pixel_values")}
     tokens = student(**inputs, output_tokens=True).audio_tokens
-    signal = teacher(**batch)
+    signal = teacher(**(batch | {"input_values": batch["input_values"].clone().requires_grad_()}))
     assert not signal.tokens["audio"].requires_grad
     token_distillation_loss(tokens, signal.tokens["audio"], TokenKernel()).sum().backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in student.parameters())
     assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_signal_may_be_saved_for_the_students_backward_pass(make_model, batch):
+    signal = LiveTeacher(make_model())(**batch)
+    student_tokens = torch.ones_like(signal.tokens["audio"], requires_grad=True)
+    (student_tokens * signal.tokens["audio"]).sum().backward()
+    assert torch.equal(student_tokens.grad, signal.tokens["audio"])
 
 
 def test_teacher_inputs_go_before_the_students(make_model, batch):

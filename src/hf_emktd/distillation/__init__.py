@@ -11,8 +11,15 @@ from .objectives import (
     KernelizedTokenDistillation,
     LogitDistillation,
 )
-from .teacher import LiveTeacher, TeacherSignal, check_compatible
-from .token_distillation import BRANCHES, pool_branch, pool_tokens, sliding_windows, token_distillation_loss
+from .teacher import LiveTeacher, TeacherSignal, check_compatible, fingerprint
+from .token_distillation import (
+    BRANCHES,
+    pool_branch,
+    pool_tokens,
+    sliding_windows,
+    token_distillation_loss,
+    token_grids,
+)
 
 AutoConfig.register(EntropyMonitorConfig.model_type, EntropyMonitorConfig)
 AutoModel.register(EntropyMonitorConfig, EntropyMonitor)
@@ -34,8 +41,10 @@ __all__ = [
     "check_compatible",
     "entropy_of",
     "entropy_weights",
+    "fingerprint",
     "pool_branch",
     "pool_tokens",
     "sliding_windows",
     "token_distillation_loss",
+    "token_grids",
 ]

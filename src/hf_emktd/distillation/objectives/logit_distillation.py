@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from ..kernels import at_least_float32, autocast_disabled
+from ..kernels import at_least_float32
 from ..teacher import TeacherSignal
 from .base import DistillationObjective, check_weight
 
@@ -55,10 +55,9 @@ class LogitDistillation(DistillationObjective):
                 f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} differ in shape; "
                 "both models need the same classes and the same clips."
             )
-        with autocast_disabled(student):
-            student = (at_least_float32(student) / self.temperature).log_softmax(dim=-1)
-            teacher = (at_least_float32(teacher) / self.temperature).log_softmax(dim=-1)
-            divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        student = (at_least_float32(student) / self.temperature).log_softmax(dim=-1)
+        teacher = (at_least_float32(teacher) / self.temperature).log_softmax(dim=-1)
+        divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return {self.name: self.weight * self.temperature**2 * divergence}
 
     def to_dict(self) -> dict[str, Any]:
