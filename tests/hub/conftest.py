@@ -74,7 +74,7 @@ def summary() -> DistillationSummary:
                 "@misc{emktd,\n}",
             ),
         ],
-        entropy_statistics={"eval": {"audio": {"accuracy": 0.55, "entropy_quartiles": [0.1, 0.25, 1.5]}}},
+        entropy_statistics={"audio": {"accuracy": 0.55, "entropy_quartiles": [0.1, 0.25, 1.5]}},
         results=[
             EvaluationResult(
                 "test",

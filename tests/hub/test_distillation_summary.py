@@ -45,14 +45,6 @@ def test_retention_is_student_over_teacher():
     assert result.retention == {"accuracy": pytest.approx(0.62 / 0.639)}
 
 
-def test_results_of_one_evaluation():
-    evaluation = {"both": {"accuracy": 0.6}, "audio": {"accuracy": 0.5}}
-    both, audio = EvaluationResult.from_evaluation(evaluation, {"both": {"accuracy": 0.8}}, split="test", frames=10)
-    assert both.key == ("test", "both", 10, "logits")
-    assert both.retention == {"accuracy": pytest.approx(0.75)}
-    assert audio.modality == "audio" and audio.retention == {}
-
-
 def test_update_replaces_the_same_and_keeps_the_teacher(summary):
     summary.update_results(
         EvaluationResult("test", {"accuracy": 0.7}), EvaluationResult("test", {"accuracy": 0.5}, modality="audio")

@@ -36,6 +36,11 @@ def test_results_and_retention(summary):
     assert table[4][2:] == ["retention", "97.0 %", "97.5 %", "100.0 %"]
 
 
+def test_classes_that_do_not_occur_are_counted(summary):
+    summary.update_results(EvaluationResult("test", {"mAP": 0.5, "classes_without_positives": 4}))
+    assert "4 do not and are left out." in section(StudentCard.from_summary(summary), "Results")
+
+
 def test_size_of_both(summary):
     card = StudentCard.from_summary(summary)
     assert "with 6.5 % of its teacher's parameters" in card.text
@@ -61,7 +66,7 @@ def test_objectives_entropies_and_citations(summary):
     card = StudentCard.from_summary(summary)
     distillation = rows(section(card, "Distillation"))
     assert ["`kernel.gamma`", "0.5"] in distillation and ["`temperature`", "2"] in distillation
-    assert rows(section(card, "Entropy of the teacher's branches"))[2] == ["eval", "audio", "0.55", "0.1, 0.25, 1.5"]
+    assert rows(section(card, "Entropy of the teacher's branches"))[2] == ["audio", "0.55", "0.1, 0.25, 1.5"]
     assert "@misc{kd,\n}\n\n@misc{emktd,\n}" in section(card, "Citation")
 
 

@@ -135,20 +135,6 @@ class EvaluationResult:
         self.metrics = _finite(self.metrics)
         self.teacher_metrics = _finite(self.teacher_metrics)
 
-    @classmethod
-    def from_evaluation(
-        cls,
-        evaluation: dict[str, dict[str, float]],
-        teacher_evaluation: dict[str, dict[str, float]] | None = None,
-        **settings: Any,
-    ) -> list[EvaluationResult]:
-        """One result for each modality of `{"both": {"accuracy": ...}, ...}`; settings are split, frames, scores."""
-        teacher = teacher_evaluation or {}
-        return [
-            cls(metrics=evaluation[name], teacher_metrics=teacher.get(name, {}), modality=name, **settings)
-            for name in evaluation
-        ]
-
     @property
     def key(self) -> tuple[str, str, int, str]:
         """What makes two results comparable: split, modality, frames, scores."""
@@ -178,8 +164,8 @@ class DistillationSummary:
             The clips.
         objectives (`list[ObjectiveFacts]`):
             The terms of the loss beside the task loss.
-        entropy_statistics (`dict[str, dict[str, dict[str, Any]]]`):
-            For each split and branch what the entropy monitor measured on the teacher: its `config.statistics`.
+        entropy_statistics (`dict[str, dict[str, Any]]`):
+            For each branch what the entropy monitor measured on clips it was not trained on.
         results (`list[EvaluationResult]`):
             One entry for each split, modality, number of frames and kind of scores.
         hyper_parameters (`dict[str, Any]`):
@@ -200,7 +186,7 @@ class DistillationSummary:
     teacher: ModelFacts | None = None
     data: DataFacts | None = None
     objectives: list[ObjectiveFacts] = field(default_factory=list)
-    entropy_statistics: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    entropy_statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
     results: list[EvaluationResult] = field(default_factory=list)
     hyper_parameters: dict[str, Any] = field(default_factory=dict)
     command: str | None = None

@@ -21,7 +21,6 @@ TAGS = ["audio-visual", "audio-classification", "emktd"]
 TASK = "video-classification"
 _METRIC_NAMES = {"accuracy": "Accuracy", "mAP": "mAP", "mAUC": "mAUC", "d_prime": "d'"}
 _GIVEN = {"both": "sound and picture", "audio": "sound only", "visual": "picture only"}
-_RESULTS_NOTE = "Accuracy, mAP and mAUC in %. mAP and mAUC are means over the classes that occur in the split."
 
 
 class StudentCard(ModelCard):
@@ -208,8 +207,13 @@ def _percent(share: float | None) -> str | None:
 
 
 def _results_note(results: list[EvaluationResult]) -> str:
+    absent = max((int(result.metrics.get("classes_without_positives", 0)) for result in results), default=0)
     distilled = any(result.teacher_metrics for result in results)
-    return _RESULTS_NOTE + (" Retention is this model over its teacher." if distilled else "")
+    return (
+        "Accuracy, mAP and mAUC in %. mAP and mAUC are means over the classes that occur in the split"
+        + (f"; {absent} do not and are left out." if absent else ".")
+        + (" Retention is this model over its teacher." if distilled else "")
+    )
 
 
 def _data_lines(data: DataFacts | None) -> str:
@@ -233,11 +237,10 @@ def _left_out_table(data: DataFacts | None) -> str | None:
     return _table(["Split", *kinds], rows) if kinds else None
 
 
-def _entropy_table(statistics: dict[str, dict[str, dict[str, Any]]]) -> str | None:
-    rows = [(split, branch, values) for split, branches in statistics.items() for branch, values in branches.items()]
-    names = list(dict.fromkeys(name for *_, values in rows for name in values))
-    cells = [[split, branch, *[_text(values.get(name)) for name in names]] for split, branch, values in rows]
-    return _table(["Split", "Branch", *[name.replace("_", " ") for name in names]], cells) if cells else None
+def _entropy_table(statistics: dict[str, dict[str, Any]]) -> str | None:
+    names = list(dict.fromkeys(name for values in statistics.values() for name in values))
+    rows = [[branch, *[_text(values.get(name)) for name in names]] for branch, values in statistics.items()]
+    return _table(["Branch", *[name.replace("_", " ") for name in names]], rows) if rows else None
 
 
 def _settings_table(settings: dict[str, Any]) -> str | None:
