@@ -48,9 +48,11 @@ def pool_branch(branch: str, tokens: Tensor, grids_from: Mapping[str, Grid], gri
     """[`pool_tokens`] for the tokens of one branch; of fusion tokens each modality's slice is pooled by itself."""
     sources, targets = branch_grids(branch, grids_from), branch_grids(branch, grids_to)
     _check_count(f"{branch} tokens", tokens, sources)
+    if sources == targets:
+        return tokens
     slices = tokens.split([rows * columns for rows, columns in sources], dim=1)
     pooled = [pool_tokens(part, *grids) for part, *grids in zip(slices, sources, targets, strict=True)]
-    return torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
+    return torch.cat(pooled, dim=1)
 
 
 def check_pools(what: str, grid_from: Grid, grid_to: Grid) -> None:
@@ -79,13 +81,15 @@ def sliding_windows(branch: str, grids: Mapping[str, Grid]) -> Tensor:
     for rows, columns in branch_grids(branch, grids):
         index = torch.arange(rows * columns).view(rows, columns) + offset
         windows.append(
-            torch.stack([index[r, c].flatten() for r in _thirds(branch, rows) for c in _thirds(branch, columns)])
+            torch.stack(
+                [index[r, c].flatten() for r in _window_slices(branch, rows) for c in _window_slices(branch, columns)]
+            )
         )
         offset += rows * columns
     return torch.cat(windows, dim=1)
 
 
-def _thirds(branch: str, side: int) -> list[slice]:
+def _window_slices(branch: str, side: int) -> list[slice]:
     if side < 4:
         raise ValueError(
             f"{branch}: sliding windows need sides of at least 4 tokens, got {side}. Set sliding_windows=False; "
