@@ -207,7 +207,7 @@ class DistillationSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DistillationSummary:
@@ -290,12 +290,12 @@ def _finite(metrics: dict[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Numpy and torch scalars as Python's, paths and other objects as text, numbers that are not finite as null."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

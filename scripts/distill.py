@@ -1,0 +1,150 @@
+"""Distil a small audio-visual student from a large teacher.
+
+    accelerate launch scripts/distill.py --teacher org/av-teacher
+    python scripts/distill.py --teacher runs/teacher --dataset clips.csv --output_dir runs/student
+    python scripts/distill.py --teacher runs/teacher --student tiny --student_fields image_size=112 --objective ktd kd
+    python scripts/distill.py --config distill.yaml --resume_from_checkpoint last
+
+With nothing but a teacher: the student is the teacher's own family at a quarter of its width, the entropy monitor is
+the one in the teacher's folder or is trained first, and the clips are those the teacher's config names, else the
+built-in touchtone. `--objective none` trains on labels only; `--push_to_hub --hub_model_id org/name` publishes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import AutoModel, set_seed
+
+from hf_emktd.data.augmentation import AugmentationArguments
+from hf_emktd.data.collators import AudioVisualCollator
+from hf_emktd.distillation.teacher import LiveTeacher, check_compatible
+from hf_emktd.hub import DistillationSummary, ModelFacts, ObjectiveFacts
+from hf_emktd.metrics import compute_event_metrics
+from hf_emktd.training import (
+    MONITOR_FOLDER,
+    ClipData,
+    DataArguments,
+    DistillationArguments,
+    EMKTDTrainer,
+    EntropyMonitorArguments,
+    EvaluationArguments,
+    build_objectives,
+    build_student_config,
+    check_labels,
+    command_line,
+    data_facts,
+    derive_config,
+    evaluate_model,
+    evaluation_results,
+    find_monitor,
+    hyper_parameters,
+    load_model,
+    parse_arguments,
+    publish_run,
+    save_run,
+    to_json,
+    train_monitor,
+)
+
+
+@dataclass
+class ModelArguments:
+    """Teacher, student and monitor."""
+
+    teacher: str | None = field(default=None, metadata={"help": "Directory or Hub id of the teacher. Required."})
+    student: str | None = field(
+        default=None,
+        metadata={
+            "help": "Preset (base, small, tiny), or directory or Hub id of a model to start from. By default the "
+            "teacher's family at a quarter of its width."
+        },
+    )
+    student_fields: list[str] = field(
+        default_factory=list, metadata={"help": "FIELD=VALUE pairs over the student's config: image_size=112."}
+    )
+    monitor: str | None = field(
+        default=None, metadata={"help": "Folder that holds entropy_monitor/; by default the teacher's own."}
+    )
+
+
+def main() -> None:
+    models, data_args, augmentation, evaluation_args, args = parse_arguments(
+        (ModelArguments, DataArguments, AugmentationArguments, EvaluationArguments, DistillationArguments), __doc__
+    )
+    if models.teacher is None:
+        raise SystemExit("--teacher is needed: the directory or Hub id of a trained teacher.")
+    args.output_dir = args.output_dir or f"runs/{Path(models.teacher).name}-student"
+    set_seed(args.seed)
+    teacher, teacher_processor = load_model(models.teacher)
+    data_args.fill_from(teacher.config)
+    config = build_student_config(teacher.config, models.student, models.student_fields)
+    config = derive_config(config, {"training_data": data_args.to_config()})
+    check_compatible(config, teacher.config)
+    processor = type(teacher_processor).from_config(config)
+    with args.main_process_first(desc="features"):
+        data = ClipData(data_args, teacher_processor)
+    check_labels(data, teacher.config)
+    objectives = build_objectives(args, config)
+    monitor = get_monitor(models, args, teacher, data) if any(o.requires_entropies for o in objectives) else None
+    set_seed(args.seed)  # the same student whether or not a monitor was trained before it
+    push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
+    trainer = EMKTDTrainer(
+        build_student(models.student, config),
+        args,
+        teacher=LiveTeacher(teacher, monitor),
+        objectives=objectives,
+        train_dataset=data.train_views(augmentation, processor, teacher_processor),
+        eval_dataset=data.validation_views(processor),
+        train_labels=data.train_labels,
+        data_collator=AudioVisualCollator(),
+        compute_metrics=compute_event_metrics,
+        processing_class=processor,
+    )
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    seconds = time.perf_counter() - started
+
+    metrics = evaluate_model(trainer.model, data, evaluation_args, processor)
+    teacher_metrics = evaluate_model(teacher, data, evaluation_args)
+    split = data.evaluation_split(evaluation_args.split)
+    summary = DistillationSummary(
+        student=ModelFacts.from_model(trainer.model, args.output_dir, args.hub_model_id),
+        teacher=ModelFacts.from_model(teacher, models.teacher),
+        data=data_facts(data),
+        objectives=[ObjectiveFacts.from_objective(objective) for objective in objectives],
+        entropy_statistics=(monitor.config.statistics or {}).get("eval", {}) if monitor else {},
+        results=evaluation_results(split, evaluation_args, metrics, teacher_metrics),
+        hyper_parameters=hyper_parameters(args, task_weight=args.task_weight, **vars(augmentation)),
+        command=command_line(),
+        training_seconds=seconds,
+    )
+    results = {"model": args.output_dir, "teacher": models.teacher, "seconds": seconds, "split": split}
+    results |= {"results": metrics, "teacher_results": teacher_metrics, "objective": args.objective}
+    save_run(trainer, processor, data, summary, results)
+    if trainer.is_world_process_zero():
+        print(to_json(results))
+        if push:
+            publish_run(args)
+
+
+def get_monitor(models: ModelArguments, args: DistillationArguments, teacher, data: ClipData):
+    """The monitor at hand, or one trained now into the run's folder."""
+    monitor = find_monitor(*filter(None, [models.monitor, models.teacher, args.output_dir]))
+    if monitor is None:
+        monitor_args = EntropyMonitorArguments(output_dir=str(Path(args.output_dir) / MONITOR_FOLDER), seed=args.seed)
+        monitor = train_monitor(teacher, data, monitor_args)
+    return monitor
+
+
+def build_student(student: str | None, config):
+    """From scratch, as in the paper, unless `student` names a model to start from."""
+    if student is not None and Path(student).is_dir():
+        return load_model(student, config=config)[0]
+    return AutoModel.from_config(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Train the entropy monitor of a teacher: one linear probe per branch, before distillation.
+
+    python scripts/train_monitor.py --teacher runs/teacher
+    python scripts/train_monitor.py --teacher org/av-teacher --dataset clips.csv --output_dir runs/monitor
+    python scripts/train_monitor.py --teacher runs/teacher --hidden_layers 1
+
+The monitor goes to `entropy_monitor/` in the teacher's folder, where distill.py looks for it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import set_seed
+
+from hf_emktd.training import (
+    MONITOR_FOLDER,
+    ClipData,
+    DataArguments,
+    EntropyMonitorArguments,
+    check_labels,
+    load_model,
+    parse_arguments,
+    train_monitor,
+)
+
+
+@dataclass
+class MonitorArguments:
+    """Whose tokens are probed, and how."""
+
+    teacher: str | None = field(default=None, metadata={"help": "Directory or Hub id of the teacher."})
+    hidden_layers: int = field(
+        default=0, metadata={"help": "Hidden layers of each probe: 0, the paper's linear probe, or 1 or 2."}
+    )
+
+
+def main() -> None:
+    monitor_args, data_args, args = parse_arguments(
+        (MonitorArguments, DataArguments, EntropyMonitorArguments), __doc__
+    )
+    if monitor_args.teacher is None:
+        raise SystemExit("--teacher is needed: the directory or Hub id of a trained teacher.")
+    set_seed(args.seed)
+    teacher, processor = load_model(monitor_args.teacher)
+    data_args.fill_from(teacher.config)
+    with args.main_process_first(desc="features"):
+        data = ClipData(data_args, processor)
+    check_labels(data, teacher.config)
+    args.output_dir = args.output_dir or default_output(monitor_args.teacher)
+    monitor = train_monitor(teacher, data, args, hidden_layers=monitor_args.hidden_layers)
+    if args.should_save:
+        print(json.dumps({"monitor": args.output_dir, "statistics": monitor.config.statistics}, indent=2))
+
+
+def default_output(teacher: str) -> str:
+    """The teacher's own folder; for a teacher from the Hub a folder of its name under runs/."""
+    folder = Path(teacher) if Path(teacher).is_dir() else Path("runs") / Path(teacher).name
+    return str(folder / MONITOR_FOLDER)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Train an audio-visual teacher on labels: from scratch, from a converted checkpoint or from another model.
+
+    python scripts/train_teacher.py --dataset touchtone --preset tiny --output_dir runs/teacher \\
+        --config_fields hidden_size=96 num_attention_heads=2 audio_length=96 image_size=48
+    python scripts/train_teacher.py --init converted/cav-mae --dataset clips.csv --output_dir runs/teacher
+    accelerate launch scripts/train_teacher.py --config teacher.yaml --resume_from_checkpoint last
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from transformers import AutoConfig, PreTrainedModel, set_seed
+
+from hf_emktd.data.augmentation import AugmentationArguments
+from hf_emktd.data.collators import AudioVisualCollator
+from hf_emktd.hub import DistillationSummary, ModelFacts
+from hf_emktd.metrics import compute_event_metrics
+from hf_emktd.models.cav_mae import CavMaeConfig, CavMaeForAudioVisualClassification, CavMaeProcessor
+from hf_emktd.training import (
+    AudioVisualTrainer,
+    AudioVisualTrainingArguments,
+    ClipData,
+    DataArguments,
+    EvaluationArguments,
+    command_line,
+    data_facts,
+    derive_config,
+    evaluate_model,
+    evaluation_results,
+    hyper_parameters,
+    load_model,
+    parse_arguments,
+    parse_overrides,
+    publish_run,
+    save_run,
+    to_json,
+)
+
+
+@dataclass
+class TeacherArguments:
+    """What the teacher is made of."""
+
+    init: str | None = field(
+        default=None,
+        metadata={"help": "Directory or Hub id of a model to start from; another class list gets a new head."},
+    )
+    preset: str = field(default="base", metadata={"help": "Size of a teacher from scratch: base, small or tiny."})
+    config_fields: list[str] = field(
+        default_factory=list, metadata={"help": "FIELD=VALUE pairs over the preset, such as hidden_size=96."}
+    )
+
+
+def main() -> None:
+    teacher_args, data_args, augmentation, evaluation_args, args = parse_arguments(
+        (TeacherArguments, DataArguments, AugmentationArguments, EvaluationArguments, AudioVisualTrainingArguments),
+        __doc__,
+    )
+    args.output_dir = args.output_dir or "runs/teacher"
+    set_seed(args.seed)
+    config = teacher_config(teacher_args)
+    data_args.fill_from(config)
+    processor = CavMaeProcessor.from_config(config) if teacher_args.init is None else load_model(teacher_args.init)[1]
+    with args.main_process_first(desc="features"):
+        data = ClipData(data_args, processor)
+    model = build_model(teacher_args, config, data)
+    push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
+    trainer = AudioVisualTrainer(
+        model,
+        args,
+        train_dataset=data.train_views(augmentation),
+        eval_dataset=data.validation_views(),
+        train_labels=data.train_labels,
+        data_collator=AudioVisualCollator(),
+        compute_metrics=compute_event_metrics,
+        processing_class=processor,
+    )
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    seconds = time.perf_counter() - started
+
+    metrics = evaluate_model(trainer.model, data, evaluation_args)
+    summary = DistillationSummary(
+        student=ModelFacts.from_model(trainer.model, args.output_dir, args.hub_model_id),
+        data=data_facts(data),
+        results=evaluation_results(data.evaluation_split(evaluation_args.split), evaluation_args, metrics),
+        hyper_parameters=hyper_parameters(args, **vars(augmentation)),
+        command=command_line(),
+        training_seconds=seconds,
+    )
+    results = {"model": args.output_dir, "seconds": seconds, "results": metrics}
+    save_run(trainer, processor, data, summary, results)
+    if trainer.is_world_process_zero():
+        print(to_json(results))
+        if push:
+            publish_run(args)
+
+
+def teacher_config(args: TeacherArguments) -> CavMaeConfig:
+    config = CavMaeConfig.from_preset(args.preset) if args.init is None else AutoConfig.from_pretrained(args.init)
+    return derive_config(config, parse_overrides(args.config_fields, config))
+
+
+def build_model(args: TeacherArguments, config: CavMaeConfig, data: ClipData) -> PreTrainedModel:
+    """The teacher with the data set's classes."""
+    labels = {"id2label": dict(enumerate(data.label_names)), "training_data": data.args.to_config()}
+    config = derive_config(config, {**labels, "num_labels": len(data.label_names)})
+    if args.init is None:
+        return CavMaeForAudioVisualClassification(config)
+    return load_model(args.init, config=config, ignore_mismatched_sizes=True)[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The options of every training run, as dataclasses for `HfArgumentParser`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from ..distillation.kernels import KERNELS
+from ..distillation.objectives import OBJECTIVES
+from ..distillation.token_distillation import BRANCHES
+
+
+@dataclass
+class AudioVisualTrainingArguments(TrainingArguments):
+    """
+    `TrainingArguments` for supervised training on sound and picture (teachers, and students trained on labels only).
+
+    The defaults differ from `TrainingArguments` where an audio-visual run needs it: columns are filtered by the
+    collator, unused parameters are looked for under DDP (a batch without sound leaves the audio branch without
+    gradient), and the learning rate falls along a cosine. AdamW is the paper's optimiser; its learning rate for
+    EM-KTD + KD on VGGSound is 1e-3; epochs, batch size and schedule are not given in the paper.
+
+    Raises:
+        ValueError: for a probability or factor outside its range.
+    """
+
+    output_dir: str = field(default="", metadata={"help": "Folder for the model, its card and checkpoints."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
+    num_train_epochs: float = field(default=20.0, metadata={"help": "Passes over the training split."})
+    per_device_train_batch_size: int = field(default=48, metadata={"help": "Clips per device and step."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Clips per device in evaluation."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    warmup_steps: float = field(
+        default=0.05, metadata={"help": "Warm-up: a number of steps, or below 1 a share of all steps."}
+    )
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
+    logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept on disk."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Kept off: the teacher's inputs are not in the student's signature."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=True, metadata={"help": "Kept on: a batch without one modality leaves that branch without gradient."}
+    )
+    balanced_sampling: bool = field(
+        default=False,
+        metadata={"help": "Draw clips with weight 1000 / (class count + 0.01), with replacement (CAV-MAE's recipe)."},
+    )
+    modality_dropout: float = field(
+        default=0.0,
+        metadata={
+            "help": "Probability that one step trains the model on sound only or picture only (half each), so that "
+            "one checkpoint also serves a single modality. 0, as in the paper."
+        },
+    )
+    head_learning_rate_factor: float = field(
+        default=1.0,
+        metadata={"help": "Learning rate of the head over that of the rest; CAV-MAE fine-tunes with 10."},
+    )
+
+    def __post_init__(self):
+        if not 0 <= self.modality_dropout <= 1:
+            raise ValueError(f"modality_dropout is a probability between 0 and 1, got {self.modality_dropout}.")
+        if self.head_learning_rate_factor <= 0:
+            raise ValueError(f"head_learning_rate_factor must be positive, got {self.head_learning_rate_factor}.")
+        super().__post_init__()
+
+
+@dataclass
+class DistillationArguments(AudioVisualTrainingArguments):
+    """
+    Options of [`EMKTDTrainer`]: which objectives are summed with the task loss, and their constants.
+
+    Defaults are the paper's (Huber threshold 1, RBF kernel with gamma 0.5) where it states them. Its distillation
+    weights (333 for KTD + KD, 666 for EM-KTD + KD, 12 on AVSBench) belong to its scale of data and widths:
+    `--ktd_scale none --ktd_weight 666` restores them. The default divides each branch by the spread of the teacher's
+    own Gram matrices, so that a weight means the same for every kernel, width and data set.
+
+    Raises:
+        ValueError: for an unknown objective, kernel or branch, or a constant outside its range.
+    """
+
+    objective: list[str] = field(
+        default_factory=lambda: ["em_ktd", "kd"],
+        metadata={"help": f"Objectives added to the task loss: {', '.join(OBJECTIVES)}; 'none' for labels only."},
+    )
+    task_weight: float = field(default=1.0, metadata={"help": "Weight of the loss on the labels."})
+    kd_weight: float = field(default=1.0, metadata={"help": "Weight of logit distillation. Not given in the paper."})
+    kd_temperature: float = field(
+        default=4.0, metadata={"help": "Softmax temperature of logit distillation. Not given in the paper."}
+    )
+    ktd_weight: float = field(default=1.0, metadata={"help": "Weight of token distillation, in units of ktd_scale."})
+    ktd_scale: str = field(
+        default="teacher_spread",
+        metadata={
+            "help": "'teacher_spread' divides each branch by the spread of the teacher's Gram matrices, measured on "
+            "calibration clips: 1 then means no better than a constant matrix. 'none' is the paper's plain form."
+        },
+    )
+    ktd_kernel: str = field(default="rbf", metadata={"help": f"Kernel between unit tokens: {', '.join(KERNELS)}."})
+    ktd_gamma: float = field(default=0.5, metadata={"help": "Gamma of the RBF kernel."})
+    ktd_degree: int = field(default=2, metadata={"help": "Degree of the polynomial kernel."})
+    ktd_constant: float = field(
+        default=1.0, metadata={"help": "Constant of the polynomial kernel. Not given in the paper."}
+    )
+    ktd_sliding_window: bool = field(
+        default=False, metadata={"help": "Compare Gram matrices inside nine half-side windows (9/16 of the work)."}
+    )
+    huber_delta: float = field(default=1.0, metadata={"help": "Threshold of the Huber comparison."})
+    branches: list[str] = field(
+        default_factory=lambda: list(BRANCHES), metadata={"help": "Branches whose tokens are distilled."}
+    )
+    entropy_lambda: float = field(
+        default=0.5,
+        metadata={"help": "Lambda of the branch weight exp(-lambda * entropy in nats). Not given in the paper."},
+    )
+    calibration_clips: int = field(
+        default=256, metadata={"help": "Clips on which ktd_scale='teacher_spread' is measured before training."}
+    )
+
+    def __post_init__(self):
+        self.objective = [name for name in self.objective if name != "none"]
+        _check_names("objective", self.objective, OBJECTIVES)
+        _check_names("branches", self.branches, BRANCHES)
+        _check_names("ktd_kernel", [self.ktd_kernel], KERNELS)
+        if self.calibration_clips < 1:
+            raise ValueError(f"calibration_clips must be at least 1, got {self.calibration_clips}.")
+        super().__post_init__()
+
+
+def _check_names(option: str, names, known) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{option}: unknown {', '.join(unknown)}; known are {', '.join(known)}.")

@@ -1,0 +1,150 @@
+"""From a data set's name to the views a trainer draws: options, splits, features, transforms."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+
+from ..data import ClipSource, load_clips
+from ..data.augmentation import AugmentationArguments, ClipTransform
+from ..data.features import extract_features
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+
+@dataclass
+class DataArguments:
+    """
+    Which clips, and how many of them.
+
+    Raises:
+        ValueError: if `dataset_options` is not a JSON object.
+    """
+
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "'vggsound', 'touchtone' or the path of a .csv of your own clips. By default what the teacher's "
+            "config names, else touchtone."
+        },
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Folder of the clips, where the data set needs one."})
+    dataset_options: str | None = field(
+        default=None, metadata={"help": "Further options of the data set as JSON, such as '{\"num_train\": 500}'."}
+    )
+    num_frames: int = field(default=10, metadata={"help": "Frames kept of each clip; CAV-MAE keeps 10."})
+    max_train_clips: int | None = field(default=None, metadata={"help": "Train on the first so many clips only."})
+    feature_workers: int | None = field(default=None, metadata={"help": "Processes that extract features."})
+
+    def __post_init__(self):
+        if self.dataset_options is not None and not isinstance(self.options, dict):
+            raise ValueError(f"dataset_options must be a JSON object, got {self.dataset_options!r}.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return json.loads(self.dataset_options) if self.dataset_options else {}
+
+    def to_config(self) -> dict[str, Any]:
+        """What a model's config keeps, so that a later run on the model finds its data."""
+        return {"dataset": self.dataset, "data_dir": self.data_dir, "options": self.options}
+
+    def fill_from(self, config: Any) -> None:
+        """Takes the data that `config` (of a trained model) names where the user named none; touchtone as a last."""
+        if self.dataset is not None:
+            return
+        trained_on = getattr(config, "training_data", None) or {"dataset": "touchtone"}
+        self.dataset = trained_on["dataset"]
+        self.data_dir = self.data_dir or trained_on.get("data_dir")
+        if self.dataset_options is None and trained_on.get("options"):
+            self.dataset_options = json.dumps(trained_on["options"])
+
+
+class ClipData:
+    """
+    The features of a data set's splits and the views made of them.
+
+    Args:
+        args: [`DataArguments`] with `dataset` filled in.
+        processor: extracts the features; views are made for it unless another is given.
+
+    Attributes:
+        source: the [`ClipSource`], with its report of missing and odd clips.
+        features: `datasets.DatasetDict` of stored spectrograms and frames.
+    """
+
+    def __init__(self, args: DataArguments, processor):
+        self.args = args
+        self.processor = processor
+        self.source: ClipSource = load_clips(args.dataset, data_dir=args.data_dir, **args.options)
+        self.features = extract_features(
+            self.source, processor, num_frames=args.num_frames, num_proc=args.feature_workers
+        )
+        if args.max_train_clips is not None and TRAIN in self.features:
+            clips = min(args.max_train_clips, len(self.features[TRAIN]))
+            self.features[TRAIN] = self.features[TRAIN].select(range(clips))
+
+    @property
+    def label_names(self) -> list[str]:
+        return self.source.label_names
+
+    def split(self, name: str) -> datasets.Dataset:
+        """
+        Stored features of one split.
+
+        Raises:
+            ValueError: if the data set does not have it or no clip of it is usable.
+        """
+        if name not in self.features or not len(self.features[name]):
+            raise ValueError(
+                f"{self.args.dataset} has no usable clip in split {name!r} (splits: {', '.join(self.features)}). "
+                f"{self.source.report.summary()}"
+            )
+        return self.features[name]
+
+    @property
+    def train_labels(self) -> list[int]:
+        """Class ids of the training split, in its order."""
+        return self.split(TRAIN)["label"]
+
+    def evaluation_split(self, name: str) -> str:
+        """`name`, or the validation split where the data set has no test split."""
+        return name if name != TEST or TEST in self.features else VALIDATION
+
+    def validation_views(self, processor=None) -> datasets.Dataset | None:
+        """Views of the validation split, `None` where there is none: the test split is never used in training."""
+        return self.plain_views(VALIDATION, processor=processor) if VALIDATION in self.features else None
+
+    def train_views(self, augmentation: AugmentationArguments, processor=None, teacher_processor=None):
+        """Augmented views of the training split."""
+        features = self.split(TRAIN)
+        transform = ClipTransform(
+            processor or self.processor, augmentation, teacher_processor=teacher_processor, partners=features
+        )
+        return features.with_transform(transform)
+
+    def plain_views(self, name: str, processor=None, frame_index: int | None = None):
+        """Views of a split as evaluation takes them: the middle frame, nothing random."""
+        transform = ClipTransform(processor or self.processor, frame_index=frame_index)
+        return self.split(name).with_transform(transform)
+
+
+def check_labels(data: ClipData, config: Any) -> None:
+    """
+    Raises:
+        ValueError: if the model's classes are not those of the data set, in the same order.
+    """
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    if names != data.label_names:
+        different = next(
+            (i for i, (a, b) in enumerate(zip(names, data.label_names, strict=False)) if a != b),
+            min(len(names), len(data.label_names)),
+        )
+        raise ValueError(
+            f"the model has {len(names)} classes and {data.args.dataset} has {len(data.label_names)}; they differ "
+            f"from class {different} on (model: {names[different : different + 3]}, data: "
+            f"{data.label_names[different : different + 3]}). Evaluate on the data the model was trained for, or "
+            "train a teacher on these classes first with train_teacher.py --init MODEL."
+        )

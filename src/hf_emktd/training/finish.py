@@ -1,0 +1,109 @@
+"""How every run ends: evaluated, saved whole with its card, pushed where asked."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from ..hub import DataFacts, DistillationSummary, EvaluationResult, push_to_hub, save_for_hub
+from ..hub.distillation_summary import plain, write_whole
+from .arguments import AudioVisualTrainingArguments
+from .clip_data import ClipData
+from .evaluation import EvaluationArguments
+
+RESULTS_NAME = "results.json"
+REPORT_NAME = "clips.json"
+HYPER_PARAMETERS = (
+    "learning_rate",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "label_smoothing_factor",
+    "balanced_sampling",
+    "modality_dropout",
+    "bf16",
+    "fp16",
+    "seed",
+)
+
+
+def data_facts(data: ClipData) -> DataFacts:
+    """What the card says of the clips."""
+    return DataFacts(
+        name=Path(data.args.dataset).name,
+        clips={split: len(features) for split, features in data.features.items()},
+        left_out={split: dict(counts) for split, counts in data.source.report.counts.items()},
+        manifest_hash=data.source.report.manifest_hash,
+        classes=len(data.label_names),
+    )
+
+
+def hyper_parameters(args: AudioVisualTrainingArguments, **further: Any) -> dict[str, Any]:
+    """The options that a repetition of the run needs."""
+    values = {name: getattr(args, name) for name in HYPER_PARAMETERS}
+    return {name: getattr(value, "value", value) for name, value in values.items()} | further  # enums as text
+
+
+def to_json(results: dict[str, Any]) -> str:
+    """Strict JSON: a metric that is not finite (d-prime of a perfect AUC) becomes null."""
+    return json.dumps(plain(results), indent=2, allow_nan=False)
+
+
+def evaluation_results(
+    split: str,
+    args: EvaluationArguments,
+    metrics: dict[str, dict[str, Any]],
+    teacher: dict[str, dict[str, Any]] | None = None,
+) -> list[EvaluationResult]:
+    """One entry a modality, for the card."""
+    return [
+        EvaluationResult(
+            split=split,
+            metrics=values,
+            teacher_metrics=(teacher or {}).get(modality, {}),
+            modality=modality,
+            frames=1 if modality == "audio" else args.frames,
+            scores=args.scores,
+        )
+        for modality, values in metrics.items()
+    ]
+
+
+def save_run(
+    trainer: Trainer, processor, data: ClipData, summary: DistillationSummary, results: dict[str, Any]
+) -> None:
+    """
+    Writes model, processor, card, `results.json` and the report of the clips (`clips.json`) into the run's
+    `output_dir`, from the main process only.
+    """
+    args = trainer.args
+    trainer.accelerator.wait_for_everyone()
+    if args.should_save:
+        save_for_hub(trainer.accelerator.unwrap_model(trainer.model), processor, args.output_dir, summary)
+        write_whole(Path(args.output_dir) / RESULTS_NAME, to_json(results) + "\n")
+        data.source.report.save(Path(args.output_dir) / REPORT_NAME)
+    trainer.accelerator.wait_for_everyone()
+
+
+def publish_run(args: AudioVisualTrainingArguments) -> None:
+    """Pushes the run's directory, without checkpoints, to `hub_model_id`."""
+    push_to_hub(
+        args.output_dir,
+        args.hub_model_id or Path(args.output_dir).name,
+        private=bool(args.hub_private_repo),
+        token=args.hub_token,
+        revision=args.hub_revision,
+    )
+
+
+def command_line() -> str:
+    """The command that started this program, for the card."""
+    return shlex.join(["python", *sys.argv])

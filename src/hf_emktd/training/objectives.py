@@ -1,0 +1,31 @@
+"""The objectives that a run's options ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..distillation.kernels import TokenKernel
+from ..distillation.objectives import OBJECTIVES, DistillationObjective
+from ..distillation.token_distillation import token_grids
+from .arguments import DistillationArguments
+
+
+def build_objectives(args: DistillationArguments, student_config: Any) -> list[DistillationObjective]:
+    """Objectives named by `args.objective`, in that order, for a student with `student_config`'s token grids."""
+    return [OBJECTIVES[name](**_options(name, args, student_config)) for name in args.objective]
+
+
+def _options(name: str, args: DistillationArguments, student_config: Any) -> dict[str, Any]:
+    if name == "kd":
+        return {"temperature": args.kd_temperature, "weight": args.kd_weight}
+    kernel = TokenKernel(args.ktd_kernel, gamma=args.ktd_gamma, degree=args.ktd_degree, constant=args.ktd_constant)
+    options = {
+        "student_grids": token_grids(student_config),
+        "kernel": kernel,
+        "delta": args.huber_delta,
+        "weight": args.ktd_weight,
+        "scale": args.ktd_scale,
+        "sliding_windows": args.ktd_sliding_window,
+        "branches": args.branches,
+    }
+    return options | ({"entropy_lambda": args.entropy_lambda} if name == "em_ktd" else {})

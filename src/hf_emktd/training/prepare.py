@@ -1,0 +1,40 @@
+"""The one place where a frozen teacher is made ready for the machine it runs on."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+from ..distillation.teacher import LiveTeacher
+
+
+def prepare_frozen(accelerator: Accelerator, teacher: LiveTeacher) -> LiveTeacher:
+    """
+    Places the teacher as the run's backend asks: one copy a device under DDP, sharded under FSDP2 and ZeRO-3.
+
+    `Accelerator.prepare_model(evaluation_mode=True)` alone keeps a whole copy on every device under FSDP2 and
+    DeepSpeed, so those two are prepared by their own calls. It stays outside the DDP wrapper: nothing to reduce.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        teacher.model = _prepare_deepspeed(accelerator, teacher.model)
+    elif accelerator.is_fsdp2:
+        teacher.model = fsdp2_prepare_model(accelerator, teacher.model)
+    else:
+        teacher.model = accelerator.prepare_model(teacher.model, evaluation_mode=True)
+    return teacher.to(accelerator.device) if not accelerator.is_fsdp2 else teacher
+
+
+def _prepare_deepspeed(accelerator: Accelerator, model):
+    import deepspeed
+
+    config = deepcopy(accelerator.state.deepspeed_plugin.deepspeed_config)
+    # Only stage 3 shards parameters; at lower stages a frozen model has no optimiser state or gradient to shard.
+    if config["zero_optimization"]["stage"] != 3:
+        config["zero_optimization"] = {"stage": 0}
+    config.pop("optimizer", None)
+    config.pop("scheduler", None)
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    return engine.eval()
