@@ -250,6 +250,10 @@ class TestClips:
         expected = torch.arange(20.0, 220, 20).repeat(2, 1)
         torch.testing.assert_close(self.brightness(pixel_values), expected, atol=4, rtol=0)
 
+    def test_no_frames_are_refused(self, processor, clip):
+        with pytest.raises(ValueError, match="num_frames"):
+            processor(clips=clip, num_frames=0)
+
     def test_model_runs_on_a_clip(self, processor, clip, tiny_model):
         assert tiny_model(**processor(clips=clip, return_tensors="pt")).logits.shape == (1, 5)
 

@@ -377,7 +377,13 @@ class CavMaeClassificationHead(nn.Module):
 
 
 class CavMaeForAudioVisualClassification(CavMaePreTrainedModel):
-    """CAV-MAE with a classification head on the mean of the joint tokens. Either input may be absent."""
+    """
+    CAV-MAE with a classification head on the mean of the joint tokens. Either input may be absent.
+
+    A batch with both inputs leaves the modality norms (`layernorm_audio`, `layernorm_visual` and those of the joint
+    layers) without a gradient, as in the official code. DDP therefore needs `find_unused_parameters=True`, which the
+    Trainer sets by itself unless gradient checkpointing is on: then pass `ddp_find_unused_parameters=True`.
+    """
 
     def __init__(self, config: CavMaeConfig):
         super().__init__(config)

@@ -378,7 +378,8 @@ class CavMaeProcessor(ProcessorMixin):
             ) from error
         paths = [clips] if isinstance(clips, str | PathLike) else list(clips)
         rate = self.feature_extractor.sampling_rate
-        read = [read_clip(path, sampling_rate=rate, num_frames=num_frames or 10) for path in paths]
+        count = 10 if num_frames is None else num_frames
+        read = [read_clip(path, sampling_rate=rate, num_frames=count) for path in paths]
         frames = [clip.frames for clip in read]
         if num_frames is None:
             frames = [None if every is None else every[len(every) // 2] for every in frames]
