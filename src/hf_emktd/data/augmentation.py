@@ -14,7 +14,7 @@ from .features import decode_fbank, decode_frame, input_parameters
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..models.cav_mae import CavMaeProcessor
+    from ..models.cav_mae import CavMaeImageProcessor, CavMaeProcessor
 
 
 __all__ = ["AugmentationArguments", "ClipTransform", "balanced_sample_weights", "mix_fbanks"]
@@ -329,7 +329,9 @@ def _model_inputs(
 
 def _input_values(processor: CavMaeProcessor, fbank: np.ndarray) -> np.ndarray:
     extractor = processor.feature_extractor
-    return extractor.normalize(extractor.pad_or_cut(fbank)).astype(np.float32, copy=False)
+    if len(fbank) != extractor.audio_length:
+        fbank = extractor.pad_or_cut(fbank)
+    return extractor.normalize(fbank)
 
 
 def _pixel_values(processor: CavMaeProcessor, frames: list[bytes], shares: tuple[float, ...]) -> np.ndarray:
@@ -339,5 +341,8 @@ def _pixel_values(processor: CavMaeProcessor, frames: list[bytes], shares: tuple
     return np.float32(shares[0]) * images[0] + np.float32(shares[1]) * images[1]
 
 
-def _to_pixel_values(image_processor: Any, frame: bytes) -> np.ndarray:
-    return image_processor.to_pixel_values(image_processor.resize_and_crop(decode_frame(frame)))
+def _to_pixel_values(image_processor: CavMaeImageProcessor, frame: bytes) -> np.ndarray:
+    image = decode_frame(frame)
+    if image.size != (image_processor.image_size, image_processor.image_size):
+        image = image_processor.resize_and_crop(image)
+    return image_processor.to_pixel_values(image)

@@ -21,7 +21,7 @@ from .clip_source import is_silent, is_still
 from .media import MediaError, read_clip, read_image
 
 if TYPE_CHECKING:
-    from ..models.cav_mae import CavMaeProcessor
+    from ..models.cav_mae import CavMaeFeatureExtractor, CavMaeImageProcessor, CavMaeProcessor
     from .clip_source import ClipSource
 
 
@@ -200,14 +200,14 @@ def _problems(row: dict[str, Any], waveform: np.ndarray | None, frames: np.ndarr
         yield "pictureless"
 
 
-def _encode_fbank(waveform: np.ndarray, feature_extractor: Any) -> bytes:
+def _encode_fbank(waveform: np.ndarray, feature_extractor: CavMaeFeatureExtractor) -> bytes:
     fbank = feature_extractor.extract_fbank(waveform, feature_extractor.sampling_rate)
     return fbank.astype(np.float16).tobytes()
 
 
-def _encode_frame(frame: np.ndarray, image_processor: Any) -> bytes:
+def _encode_frame(frame: np.ndarray, image_processor: CavMaeImageProcessor) -> bytes:
     buffer = BytesIO()
-    image_processor.resize_and_crop(Image.fromarray(frame)).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    image_processor.resize_and_crop(frame).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 
 from .media import PathLike, write_clip
+from .vggsound import index_vggsound_layout
 
 if TYPE_CHECKING:
     from .clip_source import ClipSource
@@ -150,13 +150,11 @@ def Touchtone(data_dir: PathLike | None = None, *, num_proc: int | None = None, 
     Raises:
         ValueError: if `data_dir` holds something else, or a set with other options.
     """
-    from .vggsound import index_vggsound_layout
-
     settings = TouchtoneOptions(**options)
     folder = _default_folder(settings) if data_dir is None else Path(data_dir)
     if not _holds(folder, settings):
         _generate(folder, settings, num_proc)
-    return index_vggsound_layout(folder / CSV_NAME, folder, list(TOUCHTONE_LABELS))
+    return index_vggsound_layout(folder / CSV_NAME, folder / CLIPS_FOLDER, TOUCHTONE_LABELS)
 
 
 def _check_range(name: str, value: tuple[float, ...]) -> None:
@@ -194,22 +192,19 @@ def _holds(folder: Path, options: TouchtoneOptions) -> bool:
 def _generate(folder: Path, options: TouchtoneOptions, num_proc: int | None) -> None:
     """Makes the set beside its place and moves it there whole, so an interrupted one is never taken for complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        _write_set(temporary, options, num_proc)
-        os.chmod(temporary, 0o755)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        unfinished = Path(temporary) / folder.name
+        _write_set(unfinished, options, num_proc)
         try:
-            os.replace(temporary, folder)
+            os.replace(unfinished, folder)
         except OSError:
-            # another process finished the same set first
+            # another process may have finished the same set first
             if not _holds(folder, options):
                 raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_set(folder: Path, options: TouchtoneOptions, num_proc: int | None) -> None:
-    (folder / CLIPS_FOLDER).mkdir()
+    (folder / CLIPS_FOLDER).mkdir(parents=True)
     clips = list(_clips(options))
     with open(folder / CSV_NAME, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(
@@ -287,7 +282,7 @@ def _draw_frames(
     # towards the farther of black and white, so the digit is dark or light
     colour = background + contrast * np.where(background.mean() > 0.5, -1, 1)
     strokes = _draw_strokes(size, int(random.integers(options.max_strokes + 1)), random)
-    cover = _draw_cover(left, top, side, size, random.uniform(*options.occlusion), random) if occluded else None
+    cover = _draw_cover(left, top, side, random.uniform(*options.occlusion), random) if occluded else None
     cover_colour = random.uniform(0, 1, 3)
     num_frames = max(1, round(options.seconds * FRAMES_PER_SECOND))
     shifts = random.integers(-options.jitter_pixels, options.jitter_pixels + 1, (num_frames, 2))
@@ -325,9 +320,7 @@ def _draw_strokes(size: int, count: int, random: np.random.Generator) -> np.ndar
     return np.asarray(canvas, np.float32) / 255
 
 
-def _draw_cover(
-    left: int, top: int, side: int, size: int, share: float, random: np.random.Generator
-) -> tuple[slice, slice]:
+def _draw_cover(left: int, top: int, side: int, share: float, random: np.random.Generator) -> tuple[slice, slice]:
     """The rectangle that hides `share` of the digit's square, from one of its four sides on."""
     near, far = round(side * share), round(side * (1 - share))
     rows, columns = slice(top, top + side), slice(left, left + side)
