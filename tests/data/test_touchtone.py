@@ -154,8 +154,8 @@ def test_several_processes_make_the_same_clips(folder, tmp_path, monkeypatch):
     for path in sorted((folder / "clips").iterdir()):
         alone, together = read_clip(path), read_clip(tmp_path / "set" / "clips" / path.name)
         np.testing.assert_array_equal(alone.waveform, together.waveform)
-        # libx264 itself may round a few pixels differently from run to run
-        assert np.abs(alone.frames.astype(int) - together.frames).mean() < 3
+        # libx264 itself may quantise noise differently from run to run
+        assert np.abs(alone.frames.mean((1, 2)) - together.frames.mean((1, 2))).max() < 3
 
 
 def test_splits_share_no_handwriting():
