@@ -152,10 +152,7 @@ def test_several_processes_make_the_same_clips(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(touchtone_module, "CLIPS_PER_PROCESS", 10)
     Touchtone(tmp_path / "set", num_proc=2, **TINY)
     for path in sorted((folder / "clips").iterdir()):
-        alone, together = read_clip(path), read_clip(tmp_path / "set" / "clips" / path.name)
-        np.testing.assert_array_equal(alone.waveform, together.waveform)
-        # libx264 itself may quantise noise differently from run to run
-        assert np.abs(alone.frames.mean((1, 2)) - together.frames.mean((1, 2))).max() < 3
+        assert path.read_bytes() == (tmp_path / "set" / "clips" / path.name).read_bytes()
 
 
 def test_splits_share_no_handwriting():

@@ -487,7 +487,9 @@ def _encode(
     pictures = None if frames is None else _picture_stream(container, frames, frames_per_second)
     sound = None
     if waveform is not None:
-        sound = container.add_stream("aac", rate=sampling_rate, layout="mono", bit_rate=AAC_BIT_RATE)
+        # The fast coder takes a sixth of the time and keeps the spectrum closer than the default one.
+        options = {"aac_coder": "fast"}
+        sound = container.add_stream("aac", rate=sampling_rate, options=options, layout="mono", bit_rate=AAC_BIT_RATE)
     if pictures is not None:
         for image in frames:
             container.mux(pictures.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -506,7 +508,8 @@ def _picture_stream(
     stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1001))
     stream.height, stream.width = frames.shape[1:3]
     stream.pix_fmt = "yuv420p"
-    stream.options = {"crf": str(CONSTANT_RATE_FACTOR), "preset": "veryfast"}
+    # Slower presets, from veryfast on, write other bytes now and then for the same frames.
+    stream.options = {"crf": str(CONSTANT_RATE_FACTOR), "preset": "superfast"}
     # The number of threads changes the bytes that x264 writes.
     stream.codec_context.thread_count = 1
     return stream

@@ -278,9 +278,8 @@ def _draw_frames(
 ) -> np.ndarray:
     size = options.image_size
     ink, (left, top, side) = _draw_ink(image, options, random)
-    background, contrast = random.uniform(0, 1, 3), random.uniform(*options.contrast)
-    # towards the farther of black and white, so the digit is dark or light
-    colour = background + contrast * np.where(background.mean() > 0.5, -1, 1)
+    background, contrast = random.uniform(0, 0.5, 3), random.uniform(*options.contrast)
+    colour = background + contrast
     strokes = _draw_strokes(size, int(random.integers(options.max_strokes + 1)), random)
     cover = _draw_cover(left, top, side, random.uniform(*options.occlusion), random) if occluded else None
     cover_colour = random.uniform(0, 1, 3)

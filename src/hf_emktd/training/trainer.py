@@ -182,12 +182,11 @@ class EMKTDTrainer(AudioVisualTrainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def calibrate(self) -> None:
-        """Lets each objective measure its scale on the teacher's signals."""
-        if self.objectives:
-            with _fixed_seed(self.args.seed):
-                signals = list(self._calibration_signals())
-            for objective in self.objectives:
-                objective.calibrate(signals)
+        """Lets the objectives that need a scale measure it on the teacher's signals, a batch at a time."""
+        for objective in self.objectives:
+            if objective.requires_calibration:
+                with _fixed_seed(self.args.seed):
+                    objective.calibrate(self._calibration_signals())
 
     def _calibration_signals(self) -> Iterator[TeacherSignal]:
         count = min(self.args.calibration_clips, len(self.train_dataset))
