@@ -80,6 +80,7 @@ def main() -> None:
     set_seed(args.seed)
     teacher, teacher_processor = load_model(models.teacher)
     data_args.fill_from(teacher.config)
+    augmentation = augmentation.fill_from(teacher.config)
     config = build_student_config(teacher.config, models.student, models.student_fields)
     config = derive_config(config, {"training_data": data_args.to_config()})
     check_compatible(config, teacher.config)

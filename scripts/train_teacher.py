@@ -66,6 +66,7 @@ def main() -> None:
     with args.main_process_first(desc="features"):
         data = ClipData(data_args, processor)
     model = build_model(teacher_args, config, data)
+    model.config.training_augmentation = vars(augmentation)
     push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
     trainer = AudioVisualTrainer(
         model,

@@ -21,7 +21,7 @@ from hf_emktd.data.touchtone import (
     draw_clip,
 )
 
-TINY = {"num_train": 20, "num_validation": 10, "num_test": 10, "image_size": 32}
+TINY = {"num_train": 20, "num_validation": 10, "num_test": 10, "image_size": 32, "seconds": 1.0}
 CLEAR = {"occluded_probability": 0.0, "drowned_probability": 0.0, "both_hard_probability": 0.0}
 
 
@@ -251,4 +251,4 @@ def test_options_out_of_range(options, message):
 
 
 def test_options_may_come_from_json():
-    assert TouchtoneOptions(contrast=[0.3, 0.8]) == TouchtoneOptions()
+    assert TouchtoneOptions(contrast=[0.3, 0.8]) == TouchtoneOptions(contrast=(0.3, 0.8))

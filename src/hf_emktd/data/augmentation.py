@@ -80,6 +80,14 @@ class AugmentationArguments:
             if limit is not None and limit < 0:
                 raise ValueError(f"{name} must be 0 (off), positive or None (official share), got {limit}.")
 
+    def fill_from(self, config: Any) -> AugmentationArguments:
+        """
+        The augmentation that `config` (of a trained model) names, unless an option here was changed: a student is
+        trained as its teacher was.
+        """
+        recipe = getattr(config, "training_augmentation", None)
+        return AugmentationArguments(**recipe) if recipe and self == AugmentationArguments() else self
+
     @classmethod
     def none(cls) -> AugmentationArguments:
         """The view used in evaluation: the middle frame and the untouched spectrogram."""

@@ -87,25 +87,25 @@ class TouchtoneOptions:
         ValueError: if a number is out of its range.
     """
 
-    num_train: int = 3000
+    num_train: int = 4000
     num_validation: int = 500
     num_test: int = 1000
-    image_size: int = 64
-    seconds: float = 1.0
-    occluded_probability: float = 0.25
-    drowned_probability: float = 0.25
+    image_size: int = 32
+    seconds: float = 0.7
+    occluded_probability: float = 0.3
+    drowned_probability: float = 0.3
     both_hard_probability: float = 0.02
-    picture_noise: tuple[float, float] = (0.05, 0.3)
-    contrast: tuple[float, float] = (0.3, 0.8)
-    occlusion: tuple[float, float] = (0.6, 1.0)
-    max_strokes: int = 4
-    digit_scale: tuple[float, float] = (0.45, 0.85)
-    rotation_degrees: float = 20.0
-    jitter_pixels: int = 2
-    tone_snr_db: tuple[float, float] = (-15.0, 5.0)
+    picture_noise: tuple[float, float] = (0.02, 0.2)
+    contrast: tuple[float, float] = (0.4, 0.95)
+    occlusion: tuple[float, float] = (0.7, 1.0)
+    max_strokes: int = 2
+    digit_scale: tuple[float, float] = (0.85, 1.0)
+    rotation_degrees: float = 10.0
+    jitter_pixels: int = 1
+    tone_snr_db: tuple[float, float] = (-10.0, 5.0)
     drowned_snr_db: tuple[float, float] = (-40.0, -25.0)
     tone_seconds: tuple[float, float] = (0.15, 0.6)
-    detune: float = 0.015
+    detune: float = 0.01
     max_beeps: int = 2
     peak_db: tuple[float, float] = (-25.0, -3.0)
     seed: int = 0
