@@ -293,17 +293,18 @@ class CavMaeModel(CavMaePreTrainedModel):
             `ValueError`: if both inputs are absent or one has a shape the position embeddings do not fit.
         """
         self._check_inputs(input_values, pixel_values)
+        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         audio_states = visual_states = fusion_states = None
         if input_values is not None:
             embedded = self.audio_embeddings(input_values.unsqueeze(1).transpose(2, 3))
-            audio_states = self._run_layers(self.audio_layers, embedded)
+            audio_states = self._run_layers(self.audio_layers, embedded, keep=keep)
         if pixel_values is not None:
-            visual_states = self._run_layers(self.visual_layers, self.visual_embeddings(pixel_values))
+            visual_states = self._run_layers(self.visual_layers, self.visual_embeddings(pixel_values), keep=keep)
 
         fusion_tokens = None
         if audio_states is not None and visual_states is not None:
             joint = torch.cat((audio_states[-1], visual_states[-1]), dim=1)
-            fusion_states = self._run_layers(self.joint_layers, joint)
+            fusion_states = self._run_layers(self.joint_layers, joint, keep=keep)
             fusion_tokens = self.layernorm(fusion_states[-1])
             pooled = fusion_tokens.mean(dim=1)
         elif audio_states is not None:
@@ -311,7 +312,6 @@ class CavMaeModel(CavMaePreTrainedModel):
         else:
             pooled = self._pool_single(visual_states[-1], "visual", single_modality_mode)
 
-        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output = CavMaeModelOutput(
             pooler_output=pooled,
             audio_tokens=None if audio_states is None else audio_states[-1],
@@ -326,12 +326,14 @@ class CavMaeModel(CavMaePreTrainedModel):
 
     @staticmethod
     def _run_layers(
-        layers: nn.ModuleList, hidden_states: torch.Tensor, modality: str | None = None
+        layers: nn.ModuleList, hidden_states: torch.Tensor, modality: str | None = None, keep: bool = False
     ) -> tuple[torch.Tensor, ...]:
-        states = [hidden_states]
+        """The last state, or with `keep` all of them, the input first: kept states hold their memory."""
+        states = (hidden_states,)
         for layer in layers:
-            states.append(layer(states[-1], modality))
-        return tuple(states)
+            hidden_states = layer(hidden_states, modality)
+            states = (*states, hidden_states) if keep else (hidden_states,)
+        return states
 
     def _pool_single(self, tokens: torch.Tensor, modality: str, mode: str | None) -> torch.Tensor:
         """Pooled vector `(batch, hidden_size)` of one modality alone."""
