@@ -16,11 +16,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from hf_emktd.data.augmentation import AugmentationArguments
 from hf_emktd.data.collators import AudioVisualCollator
-from hf_emktd.distillation.teacher import LiveTeacher, check_compatible
+from hf_emktd.distillation import EntropyMonitor, LiveTeacher, token_grids
 from hf_emktd.hub import DistillationSummary, ModelFacts, ObjectiveFacts
 from hf_emktd.metrics import compute_event_metrics
 from hf_emktd.training import (
@@ -32,6 +32,7 @@ from hf_emktd.training import (
     EntropyMonitorArguments,
     EvaluationArguments,
     build_objectives,
+    build_student,
     build_student_config,
     check_labels,
     command_line,
@@ -42,6 +43,7 @@ from hf_emktd.training import (
     find_monitor,
     hyper_parameters,
     load_model,
+    load_monitor,
     parse_arguments,
     publish_run,
     save_run,
@@ -83,17 +85,16 @@ def main() -> None:
     augmentation = augmentation.fill_from(teacher.config)
     config = build_student_config(teacher.config, models.student, models.student_fields)
     config = derive_config(config, {"training_data": data_args.to_config()})
-    check_compatible(config, teacher.config)
-    processor = type(teacher_processor).from_config(config)
+    objectives = build_objectives(args, token_grids(config))
     with args.main_process_first(desc="features"):
         data = ClipData(data_args, teacher_processor)
     check_labels(data, teacher.config)
-    objectives = build_objectives(args, config)
     monitor = get_monitor(models, args, teacher, data) if any(o.requires_entropies for o in objectives) else None
     set_seed(args.seed)  # the same student whether or not a monitor was trained before it
+    student, processor = build_student(config, teacher_processor, models.student)
     push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
     trainer = EMKTDTrainer(
-        build_student(models.student, config),
+        student,
         args,
         teacher=LiveTeacher(teacher, monitor),
         objectives=objectives,
@@ -131,20 +132,17 @@ def main() -> None:
             publish_run(args)
 
 
-def get_monitor(models: ModelArguments, args: DistillationArguments, teacher, data: ClipData):
-    """The monitor at hand, or one trained now into the run's folder."""
-    monitor = find_monitor(*filter(None, [models.monitor, models.teacher, args.output_dir]))
+def get_monitor(
+    models: ModelArguments, args: DistillationArguments, teacher: PreTrainedModel, data: ClipData
+) -> EntropyMonitor:
+    """The monitor that was named, the one at hand, or one trained now into the run's folder."""
+    if models.monitor is not None:
+        return load_monitor(models.monitor)
+    monitor = find_monitor(models.teacher, args.output_dir)
     if monitor is None:
-        monitor_args = EntropyMonitorArguments(output_dir=str(Path(args.output_dir) / MONITOR_FOLDER), seed=args.seed)
-        monitor = train_monitor(teacher, data, monitor_args)
+        folder = str(Path(args.output_dir) / MONITOR_FOLDER)
+        monitor = train_monitor(teacher, data, EntropyMonitorArguments.within(args, folder))
     return monitor
-
-
-def build_student(student: str | None, config):
-    """From scratch, as in the paper, unless `student` names a model to start from."""
-    if student is not None and Path(student).is_dir():
-        return load_model(student, config=config)[0]
-    return AutoModel.from_config(config)
 
 
 if __name__ == "__main__":

@@ -102,8 +102,9 @@ def decode_frame(data: bytes) -> Image.Image:
 
 def input_parameters(processor: CavMaeProcessor) -> dict[str, dict[str, Any]]:
     """What decides the inputs a processor makes, as plain JSON values; equal for a processor and its saved copy."""
+    bookkeeping = ("_type", "processor_class", "auto_map")
     return {
-        name: {key: value for key, value in part.to_dict().items() if not key.endswith(("_type", "processor_class"))}
+        name: {key: value for key, value in part.to_dict().items() if not key.endswith(bookkeeping)}
         for name, part in (("audio", processor.feature_extractor), ("visual", processor.image_processor))
     }
 

@@ -9,6 +9,10 @@ from transformers import TrainingArguments
 from ..distillation.kernels import KERNELS
 from ..distillation.objectives import OBJECTIVES
 from ..distillation.token_distillation import BRANCHES
+from .objectives import build_objectives
+
+# Large enough for sliding windows: only the constants are checked on it.
+ANY_GRIDS = {"audio": (4, 4), "visual": (4, 4)}
 
 
 @dataclass
@@ -22,7 +26,7 @@ class AudioVisualTrainingArguments(TrainingArguments):
     EM-KTD + KD on VGGSound is 1e-3; epochs, batch size and schedule are not given in the paper.
 
     Raises:
-        ValueError: for a probability or factor outside its range.
+        ValueError: for a probability or factor outside its range, or `remove_unused_columns=True`.
     """
 
     output_dir: str = field(default="", metadata={"help": "Folder for the model, its card and checkpoints."})
@@ -64,6 +68,11 @@ class AudioVisualTrainingArguments(TrainingArguments):
             raise ValueError(f"modality_dropout is a probability between 0 and 1, got {self.modality_dropout}.")
         if self.head_learning_rate_factor <= 0:
             raise ValueError(f"head_learning_rate_factor must be positive, got {self.head_learning_rate_factor}.")
+        if self.remove_unused_columns:
+            raise ValueError(
+                "remove_unused_columns=True would take the teacher's inputs and the labels out of the batches; leave "
+                "it off, the collator picks what is used."
+            )
         super().__post_init__()
 
 
@@ -120,16 +129,22 @@ class DistillationArguments(AudioVisualTrainingArguments):
     )
 
     def __post_init__(self):
-        self.objective = [name for name in self.objective if name != "none"]
-        _check_names("objective", self.objective, OBJECTIVES)
-        _check_names("branches", self.branches, BRANCHES)
-        _check_names("ktd_kernel", [self.ktd_kernel], KERNELS)
+        if self.objective == ["none"]:
+            self.objective = []
+        _check_objective(self.objective)
+        build_objectives(self, ANY_GRIDS)
+        if self.task_weight < 0:
+            raise ValueError(f"task_weight must not be negative, got {self.task_weight}.")
         if self.calibration_clips < 1:
             raise ValueError(f"calibration_clips must be at least 1, got {self.calibration_clips}.")
         super().__post_init__()
 
 
-def _check_names(option: str, names, known) -> None:
-    unknown = [name for name in names if name not in known]
+def _check_objective(names: list[str]) -> None:
+    unknown = [name for name in names if name not in OBJECTIVES]
     if unknown:
-        raise ValueError(f"{option}: unknown {', '.join(unknown)}; known are {', '.join(known)}.")
+        raise ValueError(
+            f"objective: unknown {', '.join(unknown)}; known are {', '.join(OBJECTIVES)}, and 'none' by itself."
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"objective: {', '.join(names)} names one twice; change its weight instead.")

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
+from transformers import PreTrainedConfig
 
 from ..data import ClipSource, load_clips
 from ..data.augmentation import AugmentationArguments, ClipTransform
 from ..data.features import extract_features
+from ..models.cav_mae import CavMaeProcessor
+from .views import ClipViews
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
@@ -21,7 +24,7 @@ class DataArguments:
     Which clips, and how many of them.
 
     Raises:
-        ValueError: if `dataset_options` is not a JSON object.
+        ValueError: if `dataset_options` is not a JSON object, or a number of clips or frames is below 1.
     """
 
     dataset: str | None = field(
@@ -36,23 +39,36 @@ class DataArguments:
         default=None, metadata={"help": "Further options of the data set as JSON, such as '{\"num_train\": 500}'."}
     )
     num_frames: int = field(default=10, metadata={"help": "Frames kept of each clip; CAV-MAE keeps 10."})
-    max_train_clips: int | None = field(default=None, metadata={"help": "Train on the first so many clips only."})
+    max_train_clips: int | None = field(
+        default=None, metadata={"help": "Train on so many clips only, the same random ones in every run."}
+    )
     feature_workers: int | None = field(default=None, metadata={"help": "Processes that extract features."})
 
-    def __post_init__(self):
-        if self.dataset_options is not None and not isinstance(self.options, dict):
-            raise ValueError(f"dataset_options must be a JSON object, got {self.dataset_options!r}.")
+    def __post_init__(self) -> None:
+        try:
+            is_object = isinstance(self.options, dict)
+        except json.JSONDecodeError:
+            is_object = False
+        if not is_object:
+            raise ValueError(
+                f"dataset_options must be a JSON object such as '{{\"num_train\": 500}}', got {self.dataset_options}."
+            )
+        for name in ("num_frames", "max_train_clips", "feature_workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
 
     @property
     def options(self) -> dict[str, Any]:
+        """`dataset_options` as a dict."""
         return json.loads(self.dataset_options) if self.dataset_options else {}
 
     def to_config(self) -> dict[str, Any]:
         """What a model's config keeps, so that a later run on the model finds its data."""
         return {"dataset": self.dataset, "data_dir": self.data_dir, "options": self.options}
 
-    def fill_from(self, config: Any) -> None:
-        """Takes the data that `config` (of a trained model) names where the user named none; touchtone as a last."""
+    def fill_from(self, config: PreTrainedConfig) -> None:
+        """Takes the data that `config` (of a trained model) names where the user named none, or else touchtone."""
         if self.dataset is not None:
             return
         trained_on = getattr(config, "training_data", None) or {"dataset": "touchtone"}
@@ -75,7 +91,7 @@ class ClipData:
         features: `datasets.DatasetDict` of stored spectrograms and frames.
     """
 
-    def __init__(self, args: DataArguments, processor):
+    def __init__(self, args: DataArguments, processor: CavMaeProcessor):
         self.args = args
         self.processor = processor
         self.source: ClipSource = load_clips(args.dataset, data_dir=args.data_dir, **args.options)
@@ -84,10 +100,12 @@ class ClipData:
         )
         if args.max_train_clips is not None and TRAIN in self.features:
             clips = min(args.max_train_clips, len(self.features[TRAIN]))
-            self.features[TRAIN] = self.features[TRAIN].select(range(clips))
+            # not the first ones: tables are often sorted by class
+            self.features[TRAIN] = self.features[TRAIN].shuffle(seed=0).select(range(clips))
 
     @property
     def label_names(self) -> list[str]:
+        """Class names by label id."""
         return self.source.label_names
 
     def split(self, name: str) -> datasets.Dataset:
@@ -107,41 +125,48 @@ class ClipData:
     @property
     def train_labels(self) -> list[int]:
         """Class ids of the training split, in its order."""
-        return self.split(TRAIN)["label"]
+        return self.split(TRAIN)["label"][:]
 
     def evaluation_split(self, name: str) -> str:
         """`name`, or the validation split where the data set has no test split."""
         return name if name != TEST or TEST in self.features else VALIDATION
 
-    def validation_views(self, processor=None) -> datasets.Dataset | None:
+    def validation_views(self, processor: CavMaeProcessor | None = None) -> datasets.Dataset | None:
         """Views of the validation split, `None` where there is none: the test split is never used in training."""
         return self.plain_views(VALIDATION, processor=processor) if VALIDATION in self.features else None
 
-    def train_views(self, augmentation: AugmentationArguments, processor=None, teacher_processor=None):
-        """Augmented views of the training split."""
+    def train_views(
+        self,
+        augmentation: AugmentationArguments,
+        processor: CavMaeProcessor | None = None,
+        teacher_processor: CavMaeProcessor | None = None,
+    ) -> ClipViews:
+        """Augmented views of the training split, with the teacher's inputs where they are prepared differently."""
         features = self.split(TRAIN)
         transform = ClipTransform(
             processor or self.processor, augmentation, teacher_processor=teacher_processor, partners=features
         )
-        return features.with_transform(transform)
+        return ClipViews(features, transform)
 
-    def plain_views(self, name: str, processor=None, frame_index: int | None = None):
-        """Views of a split as evaluation takes them: the middle frame, nothing random."""
+    def plain_views(
+        self, name: str, processor: CavMaeProcessor | None = None, frame_index: int | None = None
+    ) -> datasets.Dataset:
+        """Views of a split as evaluation takes them: the middle frame, or the given one, and nothing random."""
         transform = ClipTransform(processor or self.processor, frame_index=frame_index)
         return self.split(name).with_transform(transform)
 
 
-def check_labels(data: ClipData, config: Any) -> None:
+def check_labels(data: ClipData, config: PreTrainedConfig) -> None:
     """
+    Refuses a model for other classes than the data set's, or for the same in another order.
+
     Raises:
-        ValueError: if the model's classes are not those of the data set, in the same order.
+        ValueError: naming the first classes that differ on both sides.
     """
     names = [config.id2label[index] for index in range(config.num_labels)]
     if names != data.label_names:
-        different = next(
-            (i for i, (a, b) in enumerate(zip(names, data.label_names, strict=False)) if a != b),
-            min(len(names), len(data.label_names)),
-        )
+        pairs = enumerate(zip(names, data.label_names, strict=False))
+        different = next((i for i, (a, b) in pairs if a != b), min(len(names), len(data.label_names)))
         raise ValueError(
             f"the model has {len(names)} classes and {data.args.dataset} has {len(data.label_names)}; they differ "
             f"from class {different} on (model: {names[different : different + 3]}, data: "

@@ -1,4 +1,4 @@
-"""Evaluation of a classifier on a split: with both modalities or one, from one frame or the average of ten."""
+"""Evaluation of a classifier on a split: with both modalities or one, from one frame or the average of several."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from ..data.collators import AudioVisualCollator
 from ..metrics import average_frame_probabilities, event_classification_metrics
+from ..metrics.event_classification import SCORES
+from ..models.cav_mae import CavMaeProcessor
 from .clip_data import TEST, ClipData
+
+logger = logging.get_logger(__name__)
 
 MODALITIES = {
     "both": ("input_values", "pixel_values"),
     "audio": ("input_values",),
     "visual": ("pixel_values",),
 }
-OFFICIAL_FRAMES = 10
 
 
 @dataclass
@@ -29,12 +34,16 @@ class EvaluationArguments:
     How a model is evaluated.
 
     Raises:
-        ValueError: for unknown modalities, scores or frame counts.
+        ValueError: for unknown modalities or scores, or a number below 1.
     """
 
     split: str = field(default=TEST, metadata={"help": "Split to evaluate; without a test split the validation one."})
     frames: int = field(
-        default=1, metadata={"help": "1: the middle frame. 10: softmax averaged over 10 frames (CAV-MAE's headline)."}
+        default=1,
+        metadata={
+            "help": "1: the middle frame. More: softmax averaged over so many evenly spaced stored frames; 10 is "
+            "CAV-MAE's headline."
+        },
     )
     scores: str = field(
         default="logits", metadata={"help": "What AP and AUC rank: logits (CAV-MAE) or softmax (VGGSound)."}
@@ -44,20 +53,26 @@ class EvaluationArguments:
     )
     batch_size: int = field(default=64, metadata={"help": "Clips per forward pass."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         unknown = [name for name in self.modalities if name not in MODALITIES]
-        if unknown:
-            raise ValueError(f"modalities must be among {', '.join(MODALITIES)}, got {', '.join(unknown)}.")
-        if self.frames < 1:
-            raise ValueError(f"frames must be at least 1, got {self.frames}.")
+        if unknown or not self.modalities:
+            raise ValueError(f"modalities must be among {', '.join(MODALITIES)}, got {', '.join(unknown) or 'none'}.")
+        if self.scores not in SCORES:
+            raise ValueError(f"scores must be one of {', '.join(SCORES)}, got {self.scores!r}.")
+        for name in ("frames", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
-def evaluate_model(model, data: ClipData, args: EvaluationArguments, processor=None) -> dict[str, dict[str, Any]]:
+def evaluate_model(
+    model: PreTrainedModel, data: ClipData, args: EvaluationArguments, processor: CavMaeProcessor | None = None
+) -> dict[str, dict[str, Any]]:
     """
-    Metrics of `model` on one split, for each of `args.modalities`.
+    Metrics of `model` on one split, for each of `args.modalities` that its clips have; every rank runs a share and
+    gets the whole.
 
     Args:
-        model: a classifier that keeps the output contract.
+        model: a classifier that keeps the output contract; it is moved to the device and left in eval mode.
         data: [`ClipData`] with the split's features.
         args: [`EvaluationArguments`].
         processor: the model's processor; defaults to the data's.
@@ -66,31 +81,66 @@ def evaluate_model(model, data: ClipData, args: EvaluationArguments, processor=N
         `{"both": {"accuracy": ..., "mAP": ..., "mAUC": ..., "d_prime": ..., "clips": ...}, "audio": ..., ...}`
     """
     accelerator = Accelerator()
-    model = accelerator.prepare_model(model, evaluation_mode=True).eval()
-    frame_indices = [None] if args.frames == 1 else range(args.frames)
+    if model.device != accelerator.device:
+        model.to(accelerator.device)
+    model.eval()
     results = {}
-    for modality in args.modalities:
-        # Without a picture all frames give the same answer.
-        indices = [None] if modality == "audio" else frame_indices
+    for modality in _present_modalities(data, args):
+        # without a picture all frames give the same answer
+        indices = [None] if modality == "audio" else frame_indices(args.frames, data.args.num_frames)
         passes = [_predict(accelerator, model, data, args, modality, index, processor) for index in indices]
-        labels = passes[0][1]
-        logits = [logits for logits, _ in passes]
-        scores = logits[0] if len(logits) == 1 else average_frame_probabilities(np.stack(logits))
-        kind = args.scores if len(logits) == 1 else "logits"
-        results[modality] = {**event_classification_metrics(scores, labels, scores=kind), "clips": len(labels)}
+        logits, labels = np.stack([logits for logits, _ in passes]), passes[0][1]
+        if len(passes) == 1:
+            metrics = event_classification_metrics(logits[0], labels, scores=args.scores)
+        else:
+            metrics = event_classification_metrics(average_frame_probabilities(logits), labels)
+        results[modality] = {**metrics, "clips": len(labels)}
     return results
 
 
+def frame_indices(frames: int, stored: int) -> list[int | None]:
+    """
+    Evenly spaced indices of `frames` out of `stored` frames, or of all where fewer are stored; `[None]`, the middle
+    frame of each clip, for one.
+    """
+    if frames == 1:
+        return [None]
+    frames = min(frames, stored)
+    return [(2 * index + 1) * stored // (2 * frames) for index in range(frames)]
+
+
+def _present_modalities(data: ClipData, args: EvaluationArguments) -> list[str]:
+    """Of `args.modalities` those whose inputs the split has: a table may hold sounds or pictures only."""
+    clip = data.split(data.evaluation_split(args.split))[0]
+    columns = {"input_values": clip["fbank"], "pixel_values": clip["frames"]}
+    present = [name for name in args.modalities if all(columns[given] is not None for given in MODALITIES[name])]
+    absent = [name for name in args.modalities if name not in present]
+    if not present:
+        raise ValueError(
+            f"the clips of {data.args.dataset} have no input for {', '.join(absent)}; try other modalities."
+        )
+    if absent:
+        logger.warning(f"The clips have no input for {', '.join(absent)}: evaluated with {', '.join(present)} only.")
+    return present
+
+
 @torch.inference_mode()
-def _predict(accelerator: Accelerator, model, data: ClipData, args, modality: str, frame_index, processor):
+def _predict(
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    data: ClipData,
+    args: EvaluationArguments,
+    modality: str,
+    frame_index: int | None,
+    processor: CavMaeProcessor | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `(clips, classes)` and labels `(clips,)` of the whole split, on every rank."""
     views = data.plain_views(data.evaluation_split(args.split), processor=processor, frame_index=frame_index)
-    loader = DataLoader(views, batch_size=args.batch_size, collate_fn=AudioVisualCollator())
+    loader = accelerator.prepare(DataLoader(views, batch_size=args.batch_size, collate_fn=AudioVisualCollator()))
     columns = []
-    for batch in tqdm(
-        accelerator.prepare(loader), desc=f"Evaluate {modality}", disable=not accelerator.is_local_main_process
-    ):
-        inputs = {name: batch[name] for name in MODALITIES[modality] if name in batch}
-        logits = model(**inputs).logits.float()
+    for batch in tqdm(loader, desc=f"Evaluate {modality}", disable=not accelerator.is_local_main_process):
+        with accelerator.autocast():
+            logits = model(**{name: batch[name] for name in MODALITIES[modality]}).logits.float()
         columns.append([tensor.cpu().numpy() for tensor in accelerator.gather_for_metrics((logits, batch["labels"]))])
     logits, labels = (np.concatenate(column) for column in zip(*columns, strict=True))
     return logits, labels

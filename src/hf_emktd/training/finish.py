@@ -1,4 +1,4 @@
-"""How every run ends: evaluated, saved whole with its card, pushed where asked."""
+"""How every run ends: saved whole with its card and results, pushed where asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
+from transformers import ProcessorMixin, Trainer
 
 from ..hub import DataFacts, DistillationSummary, EvaluationResult, push_to_hub, save_for_hub
 from ..hub.distillation_summary import plain, write_whole
@@ -29,10 +29,13 @@ HYPER_PARAMETERS = (
     "label_smoothing_factor",
     "balanced_sampling",
     "modality_dropout",
+    "head_learning_rate_factor",
+    "max_grad_norm",
     "bf16",
     "fp16",
     "seed",
 )
+SECRETS = ("--hub_token", "--hub-token")
 
 
 def data_facts(data: ClipData) -> DataFacts:
@@ -47,8 +50,8 @@ def data_facts(data: ClipData) -> DataFacts:
 
 
 def hyper_parameters(args: AudioVisualTrainingArguments, **further: Any) -> dict[str, Any]:
-    """The options that a repetition of the run needs."""
-    values = {name: getattr(args, name) for name in HYPER_PARAMETERS}
+    """The options that a repetition of the run needs, and the `further` ones given."""
+    values = {name: getattr(args, name) for name in HYPER_PARAMETERS} | {"processes": args.world_size}
     return {name: getattr(value, "value", value) for name, value in values.items()} | further  # enums as text
 
 
@@ -64,21 +67,26 @@ def evaluation_results(
     teacher: dict[str, dict[str, Any]] | None = None,
 ) -> list[EvaluationResult]:
     """One entry a modality, for the card."""
+    frames = {modality: 1 if modality == "audio" else args.frames for modality in metrics}
     return [
         EvaluationResult(
             split=split,
             metrics=values,
             teacher_metrics=(teacher or {}).get(modality, {}),
             modality=modality,
-            frames=1 if modality == "audio" else args.frames,
-            scores=args.scores,
+            frames=frames[modality],
+            scores=args.scores if frames[modality] == 1 else "softmax",  # what is averaged over frames
         )
         for modality, values in metrics.items()
     ]
 
 
 def save_run(
-    trainer: Trainer, processor, data: ClipData, summary: DistillationSummary, results: dict[str, Any]
+    trainer: Trainer,
+    processor: ProcessorMixin,
+    data: ClipData,
+    summary: DistillationSummary,
+    results: dict[str, Any],
 ) -> None:
     """
     Writes model, processor, card, `results.json` and the report of the clips (`clips.json`) into the run's
@@ -105,5 +113,13 @@ def publish_run(args: AudioVisualTrainingArguments) -> None:
 
 
 def command_line() -> str:
-    """The command that started this program, for the card."""
-    return shlex.join(["python", *sys.argv])
+    """The command that started this program, for the card: without an access token."""
+    words = ["python"]
+    for word, before in zip(sys.argv, [None, *sys.argv], strict=False):
+        option, separator, _ = word.partition("=")
+        if before in SECRETS:
+            word = "..."
+        elif separator and option in SECRETS:
+            word = f"{option}=..."
+        words.append(word)
+    return shlex.join(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
@@ -12,9 +13,13 @@ from ..distillation.entropy_monitor import EntropyMonitor
 MONITOR_FOLDER = "entropy_monitor"
 
 
-def load_model(name_or_path: str, **options) -> tuple[PreTrainedModel, ProcessorMixin]:
+def load_model(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]:
     """
     A model with its head, and its processor.
+
+    Args:
+        name_or_path: a directory or Hub id.
+        options: those of [`~transformers.PreTrainedModel.from_pretrained`] for the model.
 
     Raises:
         ValueError: if there is neither a directory nor a Hub model of that name, or it has no processor.
@@ -28,10 +33,29 @@ def load_model(name_or_path: str, **options) -> tuple[PreTrainedModel, Processor
         ) from error
 
 
-def find_monitor(teacher_name_or_path: str, *directories: str | Path) -> EntropyMonitor | None:
-    """The entropy monitor kept in a teacher's own folder or in one of `directories`; `None` where there is none."""
-    for directory in (teacher_name_or_path, *directories):
-        folder = Path(directory) / MONITOR_FOLDER
-        if (folder / "config.json").is_file():
-            return EntropyMonitor.from_pretrained(folder)
+def load_monitor(name_or_path: str | Path) -> EntropyMonitor:
+    """
+    The entropy monitor in `entropy_monitor/` of a directory or Hub model.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    monitor = find_monitor(name_or_path)
+    if monitor is None:
+        raise ValueError(
+            f"{name_or_path} has no folder {MONITOR_FOLDER}/ with a monitor; make one with scripts/train_monitor.py."
+        )
+    return monitor
+
+
+def find_monitor(*names_or_paths: str | Path) -> EntropyMonitor | None:
+    """The first entropy monitor kept in one of these directories or Hub models; `None` where there is none."""
+    for name_or_path in names_or_paths:
+        if Path(name_or_path, MONITOR_FOLDER, "config.json").is_file():
+            return EntropyMonitor.from_pretrained(Path(name_or_path, MONITOR_FOLDER))
+        if not Path(name_or_path).exists() and str(name_or_path).count("/") == 1:
+            try:
+                return EntropyMonitor.from_pretrained(str(name_or_path), subfolder=MONITOR_FOLDER)
+            except OSError:  # the repository has no such folder, or there is none of that name
+                continue
     return None

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..distillation.kernels import TokenKernel
 from ..distillation.objectives import OBJECTIVES, DistillationObjective
-from ..distillation.token_distillation import token_grids
-from .arguments import DistillationArguments
+from ..distillation.token_distillation import Grid
+
+if TYPE_CHECKING:
+    from .arguments import DistillationArguments
 
 
-def build_objectives(args: DistillationArguments, student_config: Any) -> list[DistillationObjective]:
-    """Objectives named by `args.objective`, in that order, for a student with `student_config`'s token grids."""
-    return [OBJECTIVES[name](**_options(name, args, student_config)) for name in args.objective]
+def build_objectives(args: DistillationArguments, student_grids: Mapping[str, Grid]) -> list[DistillationObjective]:
+    """
+    Objectives named by `args.objective`, in that order, for a student with these token grids
+    ([`~distillation.token_grids`] of its config).
+
+    Raises:
+        ValueError: if a constant is outside its objective's range, or the grids are too small for sliding windows.
+    """
+    return [OBJECTIVES[name](**_options(name, args, student_grids)) for name in args.objective]
 
 
-def _options(name: str, args: DistillationArguments, student_config: Any) -> dict[str, Any]:
+def _options(name: str, args: DistillationArguments, student_grids: Mapping[str, Grid]) -> dict[str, Any]:
     if name == "kd":
         return {"temperature": args.kd_temperature, "weight": args.kd_weight}
     kernel = TokenKernel(args.ktd_kernel, gamma=args.ktd_gamma, degree=args.ktd_degree, constant=args.ktd_constant)
     options = {
-        "student_grids": token_grids(student_config),
+        "student_grids": student_grids,
         "kernel": kernel,
         "delta": args.huber_delta,
         "weight": args.ktd_weight,

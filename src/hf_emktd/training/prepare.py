@@ -7,6 +7,7 @@ from copy import deepcopy
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from transformers import PreTrainedModel
 
 from ..distillation.teacher import LiveTeacher
 
@@ -23,11 +24,13 @@ def prepare_frozen(accelerator: Accelerator, teacher: LiveTeacher) -> LiveTeache
     elif accelerator.is_fsdp2:
         teacher.model = fsdp2_prepare_model(accelerator, teacher.model)
     else:
-        teacher.model = accelerator.prepare_model(teacher.model, evaluation_mode=True)
-    return teacher.to(accelerator.device) if not accelerator.is_fsdp2 else teacher
+        teacher.model = accelerator.prepare_model(teacher.model, evaluation_mode=True).to(accelerator.device)
+    if teacher.monitor is not None:
+        teacher.monitor.to(accelerator.device)
+    return teacher
 
 
-def _prepare_deepspeed(accelerator: Accelerator, model):
+def _prepare_deepspeed(accelerator: Accelerator, model: PreTrainedModel):
     import deepspeed
 
     config = deepcopy(accelerator.state.deepspeed_plugin.deepspeed_config)

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Sampler, WeightedRandomSampler
-from transformers import PreTrainedModel, ProcessorMixin, Trainer
-from transformers.trainer_utils import get_last_checkpoint
+from torch.utils.data import DataLoader, Subset
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import ModelOutput
 
 from ..data.augmentation import balanced_sample_weights
@@ -22,6 +23,7 @@ from ..distillation.teacher import LiveTeacher, TeacherSignal, check_compatible
 from .arguments import AudioVisualTrainingArguments, DistillationArguments
 from .loss_log import LossLog
 from .prepare import prepare_frozen
+from .views import ClipSampler, ClipViews
 
 MODEL_INPUTS = ("input_values", "pixel_values")
 
@@ -39,9 +41,12 @@ def task_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> T
     return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
 
 
-def last_checkpoint(output_dir: str) -> str | None:
-    """The newest checkpoint of a run, `None` before its first."""
-    return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest checkpoint of a run that was saved to its end, `None` before its first."""
+    # trainer_state.json is the last file written: without it the run was killed while saving
+    states = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*/{TRAINER_STATE_NAME}")
+    steps = {int(state.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")): state.parent for state in states}
+    return str(steps[max(steps)]) if steps else None
 
 
 class AudioVisualTrainer(Trainer):
@@ -51,12 +56,18 @@ class AudioVisualTrainer(Trainer):
     Args:
         model: any model that keeps the output contract of docs/architecture.md.
         args: [`AudioVisualTrainingArguments`].
-        train_dataset: items with `input_values`, `pixel_values` and `label`, as [`~data.augmentation.ClipTransform`]
-            makes them.
+        train_dataset: items with `input_values`, `pixel_values` and `label`; of [`ClipViews`] each epoch draws new
+            views.
         processing_class: the model's processor, saved with every checkpoint.
         train_labels: int class ids of `train_dataset` in its order; needed with `balanced_sampling`.
+        kwargs: those of [`~transformers.Trainer`].
 
-    The loss is a mean per batch; the Trainer divides it by the number of accumulation steps.
+    The loss is a mean per batch; the Trainer divides it by the number of accumulation steps. Order and views of an
+    epoch depend on `data_seed` (or `seed`) and the epoch alone, so a resumed run repeats the uninterrupted one.
+
+    Raises:
+        ValueError: if balanced sampling lacks the labels, or another learning rate is asked for a head that cannot be
+            told from its model.
     """
 
     # Without it the Trainer takes the loss of a model whose forward has **kwargs as already divided by the number of
@@ -73,33 +84,49 @@ class AudioVisualTrainer(Trainer):
         processing_class: ProcessorMixin | None = None,
         **kwargs,
     ):
+        _check_sampling(args, train_labels, kwargs.get("train_dataset"))
+        _check_head(model, args.head_learning_rate_factor)
         # Not handed to Trainer: it looks for a tokenizer in every processor and fails on one without.
         super().__init__(model=model, args=args, **kwargs)
         self.processor = processing_class
         self.model_accepts_loss_kwargs = False
-        if args.balanced_sampling and train_labels is None:
-            raise ValueError("balanced_sampling=True needs train_labels, the class id of every training clip.")
         self.train_labels = train_labels
-        self.loss_log = LossLog(self.accelerator)
+        self.loss_log = LossLog()
+        self.current_gradient_accumulation_steps = args.gradient_accumulation_steps  # fewer at the end of an epoch
+        self.epoch_of_sampler = _EpochOfSampler()
+        self.add_callback(self.epoch_of_sampler)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
         """As [`Trainer.train`]; `resume_from_checkpoint="last"` takes the newest checkpoint if there is one."""
         if resume_from_checkpoint == "last":
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        self.loss_log.reset()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def loss_parts(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], ModelOutput]:
-        """Named scalar parts of the training loss for one batch, and the model's output."""
+    def loss_parts(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], ModelOutput]:
+        """
+        Named scalar parts of the training loss for one batch, by branch the weights `(batch,)` of its clips where
+        there are any, and the model's output.
+        """
         outputs = model(**self.drop_modality(self.model_inputs(inputs)))
-        return {"task": task_loss(outputs.logits, inputs["labels"], self.args.label_smoothing_factor)}, outputs
+        return {"task": task_loss(outputs.logits, inputs["labels"], self.args.label_smoothing_factor)}, {}, outputs
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, ModelOutput | dict[str, Tensor]]:
+        """Sum of `loss_parts` in training; in evaluation the plain cross entropy, and of the output the logits."""
         if not model.training:
-            outputs = model(**self.model_inputs(inputs))
-            loss = task_loss(outputs.logits, inputs["labels"])
-            return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
-        parts, outputs = self.loss_parts(model, inputs)
-        self.loss_log.add({f"loss_{name}": part for name, part in parts.items()})
+            logits = model(**self.model_inputs(inputs)).logits
+            loss = task_loss(logits, inputs["labels"])
+            return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
+        parts, branch_weights, outputs = self.loss_parts(model, inputs)
+        self.loss_log.add(parts, branch_weights, share=1 / self.current_gradient_accumulation_steps)
         loss = torch.stack(list(parts.values())).sum()
         return (loss, outputs) if return_outputs else loss
 
@@ -108,37 +135,43 @@ class AudioVisualTrainer(Trainer):
         return {name: inputs[name] for name in MODEL_INPUTS if name in inputs}
 
     def drop_modality(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """With probability `modality_dropout` leaves one of the inputs; the same choice on every rank of a step."""
+        """With probability `modality_dropout` leaves one of the inputs; the same choice in all batches of a step."""
         if self.args.modality_dropout == 0 or len(inputs) < 2:
             return inputs
-        generator = np.random.default_rng([self.args.seed, self.state.global_step])
-        if generator.random() >= self.args.modality_dropout:
+        random = np.random.default_rng([self.args.seed, self.state.global_step])
+        if random.random() >= self.args.modality_dropout:
             return inputs
-        kept = MODEL_INPUTS[generator.integers(2)]
+        kept = MODEL_INPUTS[random.integers(2)]
         return {kept: inputs[kept]}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means of the loss parts to a training log line."""
         if "loss" in logs:
             logs.update(self.loss_log.pop_means())
         super().log(logs, start_time)
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As [`Trainer.create_optimizer`], with the head's learning rate times `head_learning_rate_factor`."""
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if created and self.args.head_learning_rate_factor != 1:
-            _scale_head_learning_rate(optimizer, self.model.classifier, self.args.head_learning_rate_factor)
+            _scale_head_learning_rate(optimizer, self.model.base_model, self.args.head_learning_rate_factor)
         return optimizer
 
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.processor is not None:
+        if self.processor is not None and self.args.should_save:
             self.processor.save_pretrained(output_dir or self.args.output_dir)
 
-    def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
-        if not self.args.balanced_sampling:
-            return super()._get_train_sampler(train_dataset)
-        weights = balanced_sample_weights(self.train_labels, self.model.config.num_labels)
-        return WeightedRandomSampler(weights, num_samples=len(weights), replacement=True)
+    def _get_train_sampler(self, train_dataset=None) -> ClipSampler:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        weights = None
+        if self.args.balanced_sampling:
+            weights = balanced_sample_weights(self.train_labels, self.model.config.num_labels)
+        sampler = ClipSampler(len(dataset), seed, weights, with_view_seeds=isinstance(dataset, ClipViews))
+        self.epoch_of_sampler.sampler = sampler
+        return sampler
 
 
 class EMKTDTrainer(AudioVisualTrainer):
@@ -150,14 +183,15 @@ class EMKTDTrainer(AudioVisualTrainer):
         args: [`DistillationArguments`].
         teacher: [`~distillation.teacher.LiveTeacher`]; may be `None` when `objectives` is empty.
         objectives: modules of `distillation.objectives`; their parts are added to the task loss.
+        kwargs: those of [`AudioVisualTrainer`].
 
     The teacher is not part of the student: it has no gradient, no optimiser state and is in no checkpoint. Objectives
-    that need a scale are calibrated before the first step on the first `calibration_clips` of the training split, the
-    same clips on every rank, so a resumed run finds the same scale.
+    that need a scale are calibrated before the first step on `calibration_clips` random clips of the training split,
+    the same clips on every rank and in a resumed run, so both find the same scale.
 
     Raises:
-        ValueError: if labels or token contracts of teacher and student do not fit, or an objective needs entropies
-            and the teacher has no monitor.
+        ValueError: if labels or token contracts of teacher and student do not fit, an objective needs entropies and
+            the teacher has no monitor, or two objectives share a name.
     """
 
     args: DistillationArguments
@@ -168,16 +202,19 @@ class EMKTDTrainer(AudioVisualTrainer):
         args: DistillationArguments,
         *,
         teacher: LiveTeacher | None = None,
-        objectives: list[DistillationObjective] = (),
+        objectives: Sequence[DistillationObjective] = (),
         **kwargs,
     ):
-        _check_teacher(model, teacher, objectives)
+        _check_objectives(objectives)
+        if objectives:
+            _check_teacher(model, teacher, objectives)
         super().__init__(model=model, args=args, **kwargs)
         self.objectives = nn.ModuleList(objectives).to(self.args.device)
-        self.teacher = prepare_frozen(self.accelerator, teacher) if self.objectives else None
-        self.needs_tokens = any(objective.requires_tokens for objective in self.objectives)
+        self.teacher = prepare_frozen(self.accelerator, teacher) if objectives else None
+        self.needs_tokens = any(objective.requires_tokens for objective in objectives)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
+        """As [`AudioVisualTrainer.train`], after `calibrate`."""
         self.calibrate()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
@@ -189,28 +226,66 @@ class EMKTDTrainer(AudioVisualTrainer):
                     objective.calibrate(self._calibration_signals())
 
     def _calibration_signals(self) -> Iterator[TeacherSignal]:
-        count = min(self.args.calibration_clips, len(self.train_dataset))
-        clips = torch.utils.data.Subset(self.train_dataset, range(count))
-        for batch in DataLoader(clips, batch_size=self.args.train_batch_size, collate_fn=self.data_collator):
+        clips = torch.randperm(len(self.train_dataset))[: self.args.calibration_clips].tolist()
+        views = Subset(self.train_dataset, clips)
+        for batch in DataLoader(views, batch_size=self.args.train_batch_size, collate_fn=self.data_collator):
             yield self.teacher(**self._prepare_inputs(batch))
 
-    def loss_parts(self, model, inputs):
-        student_inputs = self.drop_modality(self.model_inputs(inputs))
-        outputs = model(**student_inputs, output_tokens=self.needs_tokens)
+    def loss_parts(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], ModelOutput]:
+        """The task loss and the parts of every objective; see [`AudioVisualTrainer.loss_parts`]."""
+        outputs = model(**self.drop_modality(self.model_inputs(inputs)), output_tokens=self.needs_tokens)
         task = task_loss(outputs.logits, inputs["labels"], self.args.label_smoothing_factor)
-        parts = {"task": self.args.task_weight * task}
-        if self.objectives:
+        parts, branch_weights = {"task": self.args.task_weight * task}, {}
+        if self.teacher is not None:
             signal = self.teacher(**inputs)
             for objective in self.objectives:
                 parts.update(objective(outputs, signal, inputs["labels"]))
-                weights = objective.branch_weights(signal)
-                self.loss_log.add({f"weight_{branch}": weight.mean() for branch, weight in weights.items()})
-        return parts, outputs
+                branch_weights.update(objective.branch_weights(signal))
+        used = {branch: w for branch, w in branch_weights.items() if getattr(outputs, f"{branch}_tokens") is not None}
+        return parts, used, outputs
 
 
-def _check_teacher(student: PreTrainedModel, teacher: LiveTeacher | None, objectives) -> None:
-    if not objectives:
-        return
+class _EpochOfSampler(TrainerCallback):
+    """
+    Tells the sampler the epoch. The Trainer's own way through the data loader does not reach it when several
+    processes resume in the middle of an epoch.
+    """
+
+    sampler: ClipSampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch))
+
+
+def _check_sampling(args: AudioVisualTrainingArguments, train_labels: Sequence[int] | None, train_dataset) -> None:
+    if args.balanced_sampling and train_labels is None:
+        raise ValueError("balanced_sampling=True needs train_labels, the class id of every training clip.")
+    if train_labels is not None and train_dataset is not None and len(train_labels) != len(train_dataset):
+        raise ValueError(
+            f"train_labels has {len(train_labels)} class ids for {len(train_dataset)} training clips; give one for "
+            "each, in their order."
+        )
+
+
+def _check_head(model: PreTrainedModel, factor: float) -> None:
+    if factor != 1 and model.base_model is model:
+        raise ValueError(
+            f"head_learning_rate_factor={factor} needs a model whose head can be told from the rest; "
+            f"{type(model).__name__} has no module named by base_model_prefix {model.base_model_prefix!r}. Use 1."
+        )
+
+
+def _check_objectives(objectives: Sequence[DistillationObjective]) -> None:
+    names = [objective.name for objective in objectives]
+    if len(set(names)) < len(names):
+        raise ValueError(f"every objective may be given once, got {', '.join(names)}; change its weight instead.")
+
+
+def _check_teacher(
+    student: PreTrainedModel, teacher: LiveTeacher | None, objectives: Sequence[DistillationObjective]
+) -> None:
     names = ", ".join(type(objective).__name__ for objective in objectives)
     if teacher is None:
         raise ValueError(f"{names} need a teacher, got teacher=None.")
@@ -219,18 +294,19 @@ def _check_teacher(student: PreTrainedModel, teacher: LiveTeacher | None, object
         raise ValueError(f"{names} need branch entropies: pass LiveTeacher(model, monitor=EntropyMonitor(...)).")
 
 
-def _scale_head_learning_rate(optimizer: torch.optim.Optimizer, head: nn.Module, factor: float) -> None:
-    in_head = {id(parameter) for parameter in head.parameters()}
+def _scale_head_learning_rate(optimizer: torch.optim.Optimizer, backbone: nn.Module, factor: float) -> None:
+    """Moves every parameter outside `backbone` to a group of its own that keeps the other options of its old one."""
+    kept = {id(parameter) for parameter in backbone.parameters()}
     for group in list(optimizer.param_groups):
-        head_parameters = [p for p in group["params"] if id(p) in in_head]
-        if head_parameters:
-            group["params"] = [p for p in group["params"] if id(p) not in in_head]
-            optimizer.add_param_group({**group, "params": head_parameters, "lr": group["lr"] * factor})
+        head = [parameter for parameter in group["params"] if id(parameter) not in kept]
+        if head:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) in kept]
+            optimizer.add_param_group({**group, "params": head, "lr": group["lr"] * factor})
 
 
 @contextmanager
 def _fixed_seed(seed: int) -> Iterator[None]:
-    """Draws the views of the calibration clips from `seed`, and leaves the run's own random state as it was."""
-    with torch.random.fork_rng():
+    """Draws the calibration clips and their views from `seed`, and leaves the run's own random state as it was."""
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
