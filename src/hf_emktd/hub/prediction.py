@@ -1,0 +1,161 @@
+"""What a saved model says of a media file: with sound and picture, with the sound only and with the picture only."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..data.clip_source import is_silent
+from ..data.media import Clip, MediaError, read_clip
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+# Of ten evenly spaced frames the official evaluation takes number 5; so does one frame here.
+OFFICIAL_FRAMES = 10
+INPUTS = {
+    "both": ("input_values", "pixel_values"),
+    "audio": ("input_values",),
+    "visual": ("pixel_values",),
+}
+TITLES = {"both": "sound and picture", "audio": "sound only", "visual": "picture only"}
+MARGIN, GAP = "  ", "   "
+
+
+@dataclass(frozen=True)
+class ClipPrediction:
+    """The best classes of one clip.
+
+    Args:
+        path (`Path`):
+            The file.
+        top (`dict[str, list[tuple[str, float]]]`):
+            For `"both"`, `"audio"` (sound only) and `"visual"` (picture only) the best labels with their
+            probabilities, best first. What the clip does not allow is absent: a clip without sound has `"visual"`
+            alone.
+        notes (`list[str]`):
+            What the answer lacks and why, such as `"no sound: answered from the picture"`.
+    """
+
+    path: Path
+    top: dict[str, list[tuple[str, float]]]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def best(self) -> list[tuple[str, float]]:
+        """The answer from all that the clip has: with both modalities, else with the one that there is."""
+        return next(iter(self.top.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        top = {
+            modality: [{"label": label, "probability": probability} for label, probability in labels]
+            for modality, labels in self.top.items()
+        }
+        return {"path": str(self.path), "notes": self.notes, "top": top}
+
+    def table(self, width: int = 100) -> str:
+        """The labels side by side as text, for a terminal `width` columns wide; long labels end in an ellipsis."""
+        column = (width - len(MARGIN) - (len(INPUTS) - 1) * len(GAP)) // len(INPUTS)
+        headers = [TITLES[modality].ljust(column) for modality in self.top]
+        rows = [[_cell(*entry, column) for entry in entries] for entries in zip(*self.top.values(), strict=True)]
+        title = f"{self.path}{''.join(f' ({note})' for note in self.notes)}"
+        return "\n".join([title, *(f"{MARGIN}{GAP.join(row)}".rstrip() for row in [headers, *rows])])
+
+
+def predict_clip(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    path: str | os.PathLike[str],
+    *,
+    frames: int = 1,
+    top_k: int = 5,
+) -> ClipPrediction:
+    """Runs a model on a media file: once with all the file has, and with the sound and the picture alone.
+
+    Args:
+        model (`PreTrainedModel`):
+            A classifier that keeps the output contract, in evaluation mode, on any device.
+        processor (`ProcessorMixin`):
+            Its processor.
+        path (`str` or `os.PathLike`):
+            A clip in any container; its first 10 seconds are read.
+        frames (`int`, *optional*, defaults to 1):
+            1: the middle one of ten frames. More: the softmax averaged over so many evenly spaced frames, 10 in the
+            official evaluation.
+        top_k (`int`, *optional*, defaults to 5):
+            Number of labels, at most all.
+
+    Returns:
+        [`ClipPrediction`]: a clip without sound, or with a silent sound stream, is answered from the picture alone,
+        one without a picture from the sound; its notes say so.
+
+    Raises:
+        MediaError: the file cannot be read, or has neither sound nor picture.
+        ValueError: `frames` or `top_k` is below 1.
+
+    Example:
+
+    ```python
+    >>> import hf_emktd
+    >>> from hf_emktd.hub import predict_clip
+    >>> from transformers import AutoModel, AutoProcessor
+
+    >>> model, processor = AutoModel.from_pretrained("runs/student"), AutoProcessor.from_pretrained("runs/student")
+    >>> label, probability = predict_clip(model, processor, "clip.mp4").best[0]
+    ```"""
+    for name, value in (("frames", frames), ("top_k", top_k)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+    rate = processor.feature_extractor.sampling_rate
+    clip = read_clip(path, sampling_rate=rate, num_frames=OFFICIAL_FRAMES if frames == 1 else frames)
+    inputs, notes = _inputs(clip, processor, middle_frame=frames == 1)
+    inputs = {name: values.to(model.device, model.dtype) for name, values in inputs.items()}
+    top = {
+        modality: _best_labels(model, {name: inputs[name] for name in names}, top_k)
+        for modality, names in INPUTS.items()
+        if inputs.keys() >= set(names)
+    }
+    return ClipPrediction(clip.path, top, notes)
+
+
+def _inputs(clip: Clip, processor: ProcessorMixin, middle_frame: bool) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """`input_values` `(1, time, mel)` and `pixel_values` `(frames, 3, height, width)` of what the clip has."""
+    has_sound = clip.waveform is not None and not is_silent(clip.waveform)
+    if not has_sound and clip.frames is None:
+        raise MediaError(clip.path, "has neither sound nor picture")
+    inputs, notes = {}, []
+    if has_sound:
+        sound = processor(audio=clip.waveform, sampling_rate=clip.sampling_rate, return_tensors="pt")
+        inputs["input_values"] = sound["input_values"]
+    else:
+        silent = "" if clip.waveform is None else ", the stream is silent"
+        notes.append(f"no sound{silent}: answered from the picture")
+    if clip.frames is not None:
+        frames = clip.frames[len(clip.frames) // 2][None] if middle_frame else clip.frames
+        inputs["pixel_values"] = processor(images=frames, return_tensors="pt")["pixel_values"]
+    else:
+        notes.append("no picture: answered from the sound")
+    return inputs, notes
+
+
+@torch.inference_mode()
+def _best_labels(model: PreTrainedModel, inputs: dict[str, torch.Tensor], top_k: int) -> list[tuple[str, float]]:
+    """The softmax averaged over the frames; the one spectrogram goes with each of them."""
+    batch = max(len(values) for values in inputs.values())
+    logits = model(**{name: values.expand(batch, *values.shape[1:]) for name, values in inputs.items()}).logits
+    probabilities = logits.float().softmax(dim=-1).mean(dim=0)
+    values, indices = probabilities.topk(min(top_k, len(probabilities)))
+    labels = model.config.id2label
+    return [(labels[index], value) for value, index in zip(values.tolist(), indices.tolist(), strict=True)]
+
+
+def _cell(label: str, probability: float, width: int) -> str:
+    number = f" {probability:.3f}"
+    room = width - len(number)
+    label = label if len(label) <= room else f"{label[: room - 1].rstrip()}…"
+    return label.ljust(room) + number
