@@ -1,0 +1,21 @@
+"""How a script refuses what does not fit."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def refusals_in_one_line() -> Iterator[None]:
+    """
+    Around what a script checks before its work: a model, table or option that does not fit ends the program with its
+    reason and status 1, without a traceback. Around the work itself it would hide where a fault lies.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
+        reason = " ".join(str(error).split())
+        raise SystemExit(f"{Path(sys.argv[0]).name}: error: {reason}") from error
