@@ -34,7 +34,6 @@ from hf_emktd.training import (
     build_objectives,
     build_student,
     build_student_config,
-    check_labels,
     command_line,
     data_facts,
     derive_config,
@@ -50,6 +49,7 @@ from hf_emktd.training import (
     to_json,
     train_monitor,
 )
+from hf_emktd.training.refusals import refusals_in_one_line
 
 
 @dataclass
@@ -80,15 +80,15 @@ def main() -> None:
         raise SystemExit("--teacher is needed: the directory or Hub id of a trained teacher.")
     args.output_dir = args.output_dir or f"runs/{Path(models.teacher).name}-student"
     set_seed(args.seed)
-    teacher, teacher_processor = load_model(models.teacher)
-    data_args.fill_from(teacher.config)
-    augmentation = augmentation.fill_from(teacher.config)
-    config = build_student_config(teacher.config, models.student, models.student_fields)
-    config = derive_config(config, {"training_data": data_args.to_config()})
-    objectives = build_objectives(args, token_grids(config))
-    with args.main_process_first(desc="features"):
-        data = ClipData(data_args, teacher_processor)
-    check_labels(data, teacher.config)
+    with refusals_in_one_line():
+        teacher, teacher_processor = load_model(models.teacher)
+        data_args.fill_from(teacher.config)
+        augmentation = augmentation.fill_from(teacher.config)
+        config = build_student_config(teacher.config, models.student, models.student_fields)
+        config = derive_config(config, {"training_data": data_args.to_config()})
+        objectives = build_objectives(args, token_grids(config))
+        with args.main_process_first(desc="features"):
+            data = ClipData(data_args, teacher_processor, model_config=teacher.config)
     monitor = get_monitor(models, args, teacher, data) if any(o.requires_entropies for o in objectives) else None
     set_seed(args.seed)  # the same student whether or not a monitor was trained before it
     student, processor = build_student(config, teacher_processor, models.student)

@@ -92,9 +92,8 @@ def main() -> None:
 
 def load_data(data_args: DataArguments, model, processor, args: EvaluationArguments) -> ClipData:
     """The clips as `model` is given them; refused if its classes are others or the split is empty."""
-    data = ClipData(data_args, processor)
-    check_labels(data, model.config)
-    data.split(data.evaluation_split(args.split))
+    data = ClipData(data_args, processor, model_config=model.config, only_split=args.split)
+    data.split(data.evaluation_split(args.split))  # refuses a split without a usable clip
     return data
 
 

@@ -20,11 +20,11 @@ from hf_emktd.training import (
     ClipData,
     DataArguments,
     EntropyMonitorArguments,
-    check_labels,
     load_model,
     parse_arguments,
     train_monitor,
 )
+from hf_emktd.training.refusals import refusals_in_one_line
 
 
 @dataclass
@@ -44,11 +44,11 @@ def main() -> None:
     if monitor_args.teacher is None:
         raise SystemExit("--teacher is needed: the directory or Hub id of a trained teacher.")
     set_seed(args.seed)
-    teacher, processor = load_model(monitor_args.teacher)
-    data_args.fill_from(teacher.config)
-    with args.main_process_first(desc="features"):
-        data = ClipData(data_args, processor)
-    check_labels(data, teacher.config)
+    with refusals_in_one_line():
+        teacher, processor = load_model(monitor_args.teacher)
+        data_args.fill_from(teacher.config)
+        with args.main_process_first(desc="features"):
+            data = ClipData(data_args, processor, model_config=teacher.config)
     args.output_dir = args.output_dir or default_output(monitor_args.teacher)
     monitor = train_monitor(teacher, data, args, hidden_layers=monitor_args.hidden_layers)
     if args.should_save:

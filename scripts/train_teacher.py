@@ -37,6 +37,7 @@ from hf_emktd.training import (
     save_run,
     to_json,
 )
+from hf_emktd.training.refusals import refusals_in_one_line
 
 
 @dataclass
@@ -60,11 +61,13 @@ def main() -> None:
     )
     args.output_dir = args.output_dir or "runs/teacher"
     set_seed(args.seed)
-    config = teacher_config(teacher_args)
-    data_args.fill_from(config)
-    processor = CavMaeProcessor.from_config(config) if teacher_args.init is None else load_model(teacher_args.init)[1]
-    with args.main_process_first(desc="features"):
-        data = ClipData(data_args, processor)
+    with refusals_in_one_line():
+        config = teacher_config(teacher_args)
+        data_args.fill_from(config)
+        from_scratch = teacher_args.init is None
+        processor = CavMaeProcessor.from_config(config) if from_scratch else load_model(teacher_args.init)[1]
+        with args.main_process_first(desc="features"):
+            data = ClipData(data_args, processor)
     model = build_model(teacher_args, config, data)
     model.config.training_augmentation = vars(augmentation)
     push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save

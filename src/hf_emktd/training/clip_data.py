@@ -85,16 +85,32 @@ class ClipData:
     Args:
         args: [`DataArguments`] with `dataset` filled in.
         processor: extracts the features; views are made for it unless another is given.
+        model_config: *optional*, of a model whose classes must be these; checked before any clip is decoded.
+        only_split: *optional*, the one split that is needed, by `evaluation_split`; the others are not decoded.
 
     Attributes:
         source: the [`ClipSource`], with its report of missing and odd clips.
         features: `datasets.DatasetDict` of stored spectrograms and frames.
+
+    Raises:
+        ValueError: if the data set is unknown, has not the one split, or its classes are not those of `model_config`.
     """
 
-    def __init__(self, args: DataArguments, processor: CavMaeProcessor):
+    def __init__(
+        self,
+        args: DataArguments,
+        processor: CavMaeProcessor,
+        *,
+        model_config: PreTrainedConfig | None = None,
+        only_split: str | None = None,
+    ):
         self.args = args
         self.processor = processor
         self.source: ClipSource = load_clips(args.dataset, data_dir=args.data_dir, **args.options)
+        if model_config is not None:
+            check_labels(self, model_config)
+        if only_split is not None:
+            self._drop_other_splits(self.evaluation_split(only_split))
         self.features = extract_features(
             self.source, processor, num_frames=args.num_frames, num_proc=args.feature_workers
         )
@@ -102,6 +118,15 @@ class ClipData:
             clips = min(args.max_train_clips, len(self.features[TRAIN]))
             # not the first ones: tables are often sorted by class
             self.features[TRAIN] = self.features[TRAIN].shuffle(seed=0).select(range(clips))
+
+    def _drop_other_splits(self, wanted: str) -> None:
+        splits = self.source.splits
+        if wanted not in splits:
+            raise ValueError(
+                f"{self.args.dataset} has no split {wanted!r} with a clip in it, only {', '.join(splits)}. "
+                f"{self.source.report.summary()}"
+            )
+        self.source.splits = datasets.DatasetDict({wanted: splits[wanted]})
 
     @property
     def label_names(self) -> list[str]:
@@ -129,7 +154,7 @@ class ClipData:
 
     def evaluation_split(self, name: str) -> str:
         """`name`, or the validation split where the data set has no test split."""
-        return name if name != TEST or TEST in self.features else VALIDATION
+        return name if name != TEST or TEST in self.source.splits else VALIDATION
 
     def validation_views(self, processor: CavMaeProcessor | None = None) -> datasets.Dataset | None:
         """Views of the validation split, `None` where there is none: the test split is never used in training."""
