@@ -113,9 +113,10 @@ def publish_run(args: AudioVisualTrainingArguments) -> None:
 
 
 def command_line() -> str:
-    """The command that started this program, for the card: without an access token."""
-    words = ["python"]
-    for word, before in zip(sys.argv, [None, *sys.argv], strict=False):
+    """The command that started this program, for the card: without an access token or where the script lies."""
+    script = Path(sys.argv[0]).resolve()
+    words = ["python", str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script.name)]
+    for word, before in zip(sys.argv[1:], sys.argv, strict=False):
         option, separator, _ = word.partition("=")
         if before in SECRETS:
             word = "..."
