@@ -14,8 +14,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from accelerate import PartialState
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel, ProcessorMixin
 
 from hf_emktd.data.features import input_parameters
 from hf_emktd.hub import DistillationSummary, EvaluationResult, update_results
@@ -35,6 +38,7 @@ from hf_emktd.training.refusals import refusals_in_one_line
 
 logger = logging.getLogger(__name__)
 OUTPUT_NAME = "evaluation.json"
+Metrics = dict[str, dict[str, Any]]
 
 
 @dataclass
@@ -70,8 +74,9 @@ class ModelArguments:
 
 def main() -> None:
     models, data_args, args = parse_arguments((ModelArguments, DataArguments, EvaluationArguments), __doc__)
-    state = PartialState()
-    with refusals_in_one_line(), state.main_process_first():
+    # without a GPU, processes find each other only if told so
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    with refusals_in_one_line(), accelerator.main_process_first():
         model, processor = load_model(models.model)
         data_args.fill_from(model.config)
         data = load_data(data_args, model, processor, args)
@@ -80,7 +85,7 @@ def main() -> None:
             teacher_data = data_for_teacher(data, teacher, teacher_processor, args)
     metrics = evaluate_model(model, data, args)
     teacher_metrics = None if models.teacher is None else evaluate_model(teacher, teacher_data, args)
-    if state.is_main_process:
+    if accelerator.is_main_process:
         results = evaluation_results(data.evaluation_split(args.split), args, metrics, teacher_metrics)
         text = to_json(report(models, data, args, results, metrics, teacher_metrics))
         print(text)
@@ -90,14 +95,18 @@ def main() -> None:
             enter_in_card(models, data, results)
 
 
-def load_data(data_args: DataArguments, model, processor, args: EvaluationArguments) -> ClipData:
+def load_data(
+    data_args: DataArguments, model: PreTrainedModel, processor: ProcessorMixin, args: EvaluationArguments
+) -> ClipData:
     """The clips as `model` is given them; refused if its classes are others or the split is empty."""
     data = ClipData(data_args, processor, model_config=model.config, only_split=args.split)
     data.split(data.evaluation_split(args.split))  # refuses a split without a usable clip
     return data
 
 
-def data_for_teacher(data: ClipData, teacher, processor, args: EvaluationArguments) -> ClipData:
+def data_for_teacher(
+    data: ClipData, teacher: PreTrainedModel, processor: ProcessorMixin, args: EvaluationArguments
+) -> ClipData:
     """The same clips in the teacher's sizes, so that the model's numbers are the same with and without a teacher."""
     if input_parameters(processor) != input_parameters(data.processor):
         return load_data(data.args, teacher, processor, args)
@@ -105,7 +114,14 @@ def data_for_teacher(data: ClipData, teacher, processor, args: EvaluationArgumen
     return data
 
 
-def report(models: ModelArguments, data: ClipData, args: EvaluationArguments, results, metrics, teacher_metrics):
+def report(
+    models: ModelArguments,
+    data: ClipData,
+    args: EvaluationArguments,
+    results: list[EvaluationResult],
+    metrics: Metrics,
+    teacher_metrics: Metrics | None,
+) -> dict[str, Any]:
     """All that is printed and written."""
     content = {
         "model": models.model,
@@ -114,7 +130,7 @@ def report(models: ModelArguments, data: ClipData, args: EvaluationArguments, re
         "manifest_hash": data.source.report.manifest_hash,
         "split": data.evaluation_split(args.split),
         "frames": args.frames,
-        "scores": args.scores,
+        "scores": {result.modality: result.scores for result in results},
         "results": metrics,
     }
     if teacher_metrics is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from transformers import PreTrainedModel, ProcessorMixin
 
 from hf_emktd.data import MediaError
 from hf_emktd.hub import predict_clip
@@ -70,7 +71,7 @@ def main() -> None:
     raise SystemExit(0 if any("top" in given for given in answers) else 1)
 
 
-def answer(model, processor, path: str, args: PredictionArguments) -> dict[str, Any]:
+def answer(model: PreTrainedModel, processor: ProcessorMixin, path: str, args: PredictionArguments) -> dict[str, Any]:
     """The answer for one clip, or the error, as plain values and as `text`."""
     try:
         prediction = predict_clip(model, processor, path, frames=args.frames, top_k=args.top_k)

@@ -132,3 +132,13 @@ def test_leaderboard_entries_need_a_benchmark(summary, tmp_path):
     assert entries == [
         {"dataset": {"id": "org/vggsound", "task_id": "events"}, "value": 0.62, "notes": "test, sound and picture"}
     ]
+
+
+def test_a_student_trained_on_labels_is_compared_but_not_called_distilled(summary):
+    summary.objectives, summary.entropy_statistics = [], {}
+    card = StudentCard.from_summary(summary)
+    assert "trained on labels alone with hf_emktd, for comparison" in card.text
+    assert "of whose parameters it has 6.5 %" in card.text
+    assert card.data.base_model is None and "knowledge-distillation" not in card.data.tags
+    assert "inherits its teacher's errors" not in card.text
+    assert rows(section(card, "Results"))[4][2:] == ["retention", "97.0 %", "97.5 %", "100.0 %"]

@@ -159,7 +159,8 @@ class DistillationSummary:
         student (`ModelFacts`):
             The model the card is for.
         teacher (`ModelFacts`, *optional*):
-            What it was distilled from; without one the card is that of a teacher, trained on labels.
+            What it was distilled from, or is compared with where there are no objectives; without one the card is that
+            of a teacher, trained on labels.
         data (`DataFacts`, *optional*):
             The clips.
         objectives (`list[ObjectiveFacts]`):
@@ -194,6 +195,11 @@ class DistillationSummary:
     environment: dict[str, str] = field(default_factory=lambda: environment_versions())
     limitations: list[str] = field(default_factory=list)
     license: str = "apache-2.0"
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the teacher taught the model; one trained on labels alone may be compared with a teacher too."""
+        return self.teacher is not None and bool(self.objectives)
 
     def update_results(self, *results: EvaluationResult) -> None:
         """Adds results, replacing those of the same key; the teacher's old numbers stay where new ones lack."""

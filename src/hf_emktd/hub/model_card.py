@@ -95,7 +95,7 @@ def card_metadata(summary: DistillationSummary) -> ModelCardData:
         license=summary.license,
         pipeline_tag=TASK,
         tags=[*TAGS, *_distillation_tags(summary)],
-        base_model=teacher.hub_id if teacher else None,
+        base_model=teacher.hub_id if summary.distilled else None,
         datasets=[data.hub_id] if data and data.hub_id else None,
         metrics=["accuracy"] if results else None,
         model_name=summary.student.title if results else None,
@@ -130,7 +130,7 @@ def eval_result_files(summary: DistillationSummary) -> dict[str, str]:
 def _distillation_tags(summary: DistillationSummary) -> list[str]:
     """`knowledge-distillation` and the objectives' names (`kd`, `ktd`, `em-ktd`)."""
     names = [objective.settings.get("name", objective.name) for objective in summary.objectives]
-    return ["knowledge-distillation", *[name.replace("_", "-") for name in names]] if summary.teacher else []
+    return ["knowledge-distillation", *[name.replace("_", "-") for name in names]] if summary.distilled else []
 
 
 def _model_index(result: EvaluationResult, data: DataFacts) -> list[EvalResult]:
@@ -292,7 +292,7 @@ def _limitations(summary: DistillationSummary) -> list[str]:
         "It hears the beginning of a clip and sees single frames: motion and later sound are lost on it.",
         "Softmax scores are not calibrated probabilities.",
         *([f"How well it does with {' or '.join(unmeasured)} was not measured."] if unmeasured else []),
-        *(["A student inherits its teacher's errors and biases."] if summary.teacher else []),
+        *(["A student inherits its teacher's errors and biases."] if summary.distilled else []),
         *summary.limitations,
     ]
 
