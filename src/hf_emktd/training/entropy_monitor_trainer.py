@@ -37,6 +37,9 @@ class EntropyMonitorArguments(TrainingArguments):
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
     save_strategy: str = field(default="no", metadata={"help": "The probes are retrained in seconds."})
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Off: every probe is trained in every step."}
+    )
 
     @classmethod
     def within(cls, args: TrainingArguments, output_dir: str) -> Self:

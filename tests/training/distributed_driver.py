@@ -1,0 +1,187 @@
+"""Runs on every process of `torchrun --nproc_per_node 2`; each run of `RUNS` writes what it found as JSON.
+
+torchrun --nproc_per_node 2 tests/training/distributed_driver.py FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, gather_object
+from tiny_runs import (
+    OFF,
+    logged,
+    make_arguments,
+    make_features,
+    make_model,
+    make_monitor,
+    make_teacher,
+    make_trainer,
+    make_views,
+)
+from transformers import TrainerCallback
+
+from hf_emktd.data import AudioVisualCollator, AugmentationArguments
+from hf_emktd.distillation import BRANCHES, LiveTeacher
+from hf_emktd.metrics import compute_event_metrics
+from hf_emktd.training import EntropyMonitorArguments, EntropyMonitorTrainer
+from hf_emktd.training.prepare import prepare_frozen
+
+GLOBAL_BATCH = 8
+
+
+def batch_size() -> int:
+    """Clips per process, so that any number of processes shares the same batch."""
+    return GLOBAL_BATCH // int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def checksum(model) -> float:
+    """Changes with every weight; equal models have equal ones."""
+    return sum((index + 1) * tensor.double().sum().item() for index, tensor in enumerate(model.state_dict().values()))
+
+
+def distil(folder: Path, augmentation: AugmentationArguments = OFF, **options) -> dict:
+    """Logged losses of a run on 16 clips, two steps an epoch, and what every rank has in the end."""
+    views = make_views(make_features(), augmentation)
+    trainer = make_trainer(folder, views=views, per_device_train_batch_size=batch_size(), max_steps=4, **options)
+    inputs = []
+    trainer.model.register_forward_pre_hook(
+        lambda module, args, kwargs: inputs.append(sorted(set(kwargs) - {"output_tokens"})), with_kwargs=True
+    )
+    trainer.train()
+    return {
+        "processes": trainer.args.world_size,
+        "log": logged(trainer),
+        "ranks": gather_object([{"checksum": checksum(trainer.model), "inputs": inputs}]),
+    }
+
+
+def augmented(folder: Path) -> dict:
+    return distil(folder, AugmentationArguments(), ktd_scale="teacher_spread", ktd_weight=1.0)
+
+
+def modality_dropout(folder: Path) -> dict:
+    return distil(folder, modality_dropout=0.7)
+
+
+def checkpointed(folder: Path) -> dict:
+    """Activations made anew in the backward pass, while steps differ in the parameters they use."""
+    return distil(folder, modality_dropout=0.7, activation_checkpointing=True)
+
+
+class Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == 3
+
+
+def resumed(folder: Path) -> dict:
+    """Stopped in the middle of the second epoch, and taken up from the checkpoint of step 3."""
+    options = {"save_strategy": "steps", "save_steps": 3, "balanced_sampling": True, "modality_dropout": 0.3}
+    options |= {"per_device_train_batch_size": batch_size(), "max_steps": 4}
+    for callback, resume in ((Stop, None), (None, "last")):
+        trainer = make_trainer(folder, views=make_views(make_features(), AugmentationArguments()), **options)
+        if callback is not None:
+            trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint=resume)
+    return {"log": logged(trainer), "checksum": checksum(trainer.model)}
+
+
+def straight(folder: Path) -> dict:
+    """What `resumed` must equal."""
+    result = distil(folder, AugmentationArguments(), balanced_sampling=True, modality_dropout=0.3)
+    return {"log": result["log"], "checksum": result["ranks"][0]["checksum"]}
+
+
+def evaluation(folder: Path) -> dict:
+    """Metrics of 7 clips, which two processes cannot share evenly, seen by every rank."""
+    trainer = make_trainer(folder, per_device_eval_batch_size=2)
+    trainer.compute_metrics = compute_event_metrics
+    metrics = trainer.evaluate()
+    names = ("eval_accuracy", "eval_mAP", "eval_mAUC")
+    return {"ranks": gather_object([{name: metrics[name] for name in names}])}
+
+
+def monitor(folder: Path) -> dict:
+    """Statistics over 7 + 5 clips of a monitor that is not changed by its training."""
+    teacher = make_model(seed=1)
+    args = make_arguments(
+        folder, EntropyMonitorArguments, learning_rate=0.0, per_device_eval_batch_size=2, logging_strategy="no"
+    )
+    trainer = EntropyMonitorTrainer(
+        make_monitor(teacher),
+        LiveTeacher(teacher),
+        args,
+        train_dataset=make_views(make_features(count=7)),
+        eval_dataset=make_views(make_features(count=5, seed=1)),
+        data_collator=AudioVisualCollator(),
+    )
+    trainer.train()
+    clips = [len(trainer.train_dataset), len(trainer.eval_dataset)]
+    labels = trainer.train_dataset.tensors[-1].tolist()
+    return {
+        "ranks": gather_object([{"clips": clips, "labels": labels, "statistics": trainer.model.config.statistics}])
+    }
+
+
+def sharded(folder: Path) -> dict:
+    """
+    A teacher sharded by FSDP2 and what it says of one batch.
+
+    accelerate reaches FSDP on accelerators only and trains by DDP on CPUs, so its state is set by hand here.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True)
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, reshard_after_forward=True, auto_wrap_policy="transformer_based_wrap"
+    )
+    whole, teacher = make_teacher(), prepare_frozen(accelerator, make_teacher())
+    kinds = {type(parameter).__name__ for parameter in teacher.model.parameters()}
+    local = sum(parameter.to_local().numel() for parameter in teacher.model.parameters())
+    batch = AudioVisualCollator()([make_views(make_features())[clip, 0] for clip in range(4)])
+    expected, signal = whole(**batch), teacher(**batch)
+    difference = max((signal.tokens[branch] - expected.tokens[branch]).abs().max().item() for branch in BRANCHES)
+    result = {
+        "kinds": sorted(kinds),
+        "share": local / whole.model.num_parameters(),
+        "requires_grad": any(parameter.requires_grad for parameter in teacher.parameters()),
+        "difference": difference,
+        "entropy_difference": max(
+            (signal.entropies[branch] - expected.entropies[branch]).abs().max().item() for branch in BRANCHES
+        ),
+    }
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return result
+
+
+RUNS: dict[str, Callable[[Path], dict]] = {
+    "distil": distil,
+    "augmented": augmented,
+    "modality_dropout": modality_dropout,
+    "checkpointed": checkpointed,
+    "resumed": resumed,
+    "straight": straight,
+    "evaluation": evaluation,
+    "monitor": monitor,
+    "sharded": sharded,
+}
+
+
+def main() -> None:
+    folder, names = Path(sys.argv[1]), sys.argv[2:] or list(RUNS)
+    torch.set_num_threads(1)
+    for name in names:
+        result = RUNS[name](folder / name)
+        if int(os.environ["RANK"]) == 0:
+            (folder / f"{name}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Two processes on the CPU (gloo): what one process with the same global batch computes, they compute."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import distributed_driver
+import pytest
+
+DRIVER = Path(distributed_driver.__file__)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> dict[str, dict]:
+    """Results of every run of the driver on two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", DRIVER, folder]
+    ended = subprocess.run(
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-6000:]
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in distributed_driver.RUNS}
+
+
+@pytest.fixture
+def one(tmp_path):
+    """The same run on one process, here."""
+    return lambda name: distributed_driver.RUNS[name](tmp_path / name)
+
+
+def assert_same_logs(one: list[dict], two: list[dict], rel: float = 1e-4) -> None:
+    assert len(one) == len(two) > 0
+    for expected, line in zip(one, two, strict=True):
+        assert line.keys() == expected.keys()
+        for name, value in expected.items():
+            assert line[name] == pytest.approx(value, rel=rel), (name, expected["step"])
+
+
+@pytest.mark.parametrize("name", ["distil", "augmented", "modality_dropout", "checkpointed"])
+def test_same_losses_and_weights(one, two, name):
+    expected, result = one(name), two[name]
+    assert (expected["processes"], result["processes"]) == (1, 2)
+    assert_same_logs(expected["log"], result["log"])
+    first, second = result["ranks"]
+    assert first["checksum"] == second["checksum"] == pytest.approx(expected["ranks"][0]["checksum"], rel=1e-4)
+
+
+def test_every_rank_drops_the_same_modality(one, two):
+    first, second = two["modality_dropout"]["ranks"]
+    assert first["inputs"] == second["inputs"] == one("modality_dropout")["ranks"][0]["inputs"]
+    assert {len(names) for names in first["inputs"]} == {1, 2}
+
+
+def test_checkpointing_activations_changes_nothing(two):
+    assert_same_logs(two["modality_dropout"]["log"], two["checkpointed"]["log"], rel=1e-5)
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(two):
+    assert two["resumed"]["log"] == two["straight"]["log"]
+    assert two["resumed"]["checksum"] == two["straight"]["checksum"]
+
+
+def test_metrics_over_all_clips_on_every_rank(one, two):
+    (expected,) = one("evaluation")["ranks"]
+    assert two["evaluation"]["ranks"] == [pytest.approx(expected)] * 2
+
+
+def test_monitor_statistics_are_those_of_all_clips(one, two):
+    (expected,) = one("monitor")["ranks"]
+    assert expected["clips"] == [7, 5]
+    for rank in two["monitor"]["ranks"]:
+        assert rank["clips"] == [7, 5] and rank["labels"] == expected["labels"]
+        for split, branches in expected["statistics"].items():
+            for branch, measured in branches.items():
+                for name, value in measured.items():
+                    assert rank["statistics"][split][branch][name] == pytest.approx(value, rel=1e-4), (split, branch)
+
+
+def test_fsdp2_shards_the_teacher_and_leaves_its_signal(two):
+    result = two["sharded"]
+    assert result["kinds"] == ["DTensor"] and result["share"] == pytest.approx(0.5, abs=0.02)
+    assert not result["requires_grad"]
+    assert result["difference"] < 1e-5 and result["entropy_difference"] < 1e-5

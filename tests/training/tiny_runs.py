@@ -1,0 +1,125 @@
+"""Tiny models, clips and runs: for the tests here, and for `distributed_driver.py`, which runs them on two processes."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
+from PIL import Image
+
+from hf_emktd.data import AudioVisualCollator, AugmentationArguments, ClipTransform
+from hf_emktd.distillation import EntropyMonitor, EntropyMonitorConfig, LiveTeacher, token_grids
+from hf_emktd.models.cav_mae import CavMaeConfig, CavMaeForAudioVisualClassification, CavMaeProcessor
+from hf_emktd.training import ClipViews, DistillationArguments, EMKTDTrainer, build_objectives
+
+LABELS = ["bell", "dog", "rain"]
+OFF = AugmentationArguments.none()
+# the paper's two objectives, in the plain form that needs no calibration
+PLAIN = {"objective": ["em_ktd", "kd"], "ktd_scale": "none", "ktd_weight": 30.0}
+
+
+def make_model(seed: int = 0, **overrides) -> CavMaeForAudioVisualClassification:
+    """Audio grid 4 x 4, visual grid 2 x 2, three classes."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "modality_specific_depth": 1, "patch_size": 8}
+    inputs = {"audio_length": 32, "num_mel_bins": 32, "image_size": 16, "id2label": dict(enumerate(LABELS))}
+    return CavMaeForAudioVisualClassification(CavMaeConfig(**(sizes | inputs | overrides)))
+
+
+def make_monitor(teacher: CavMaeForAudioVisualClassification) -> EntropyMonitor:
+    torch.manual_seed(7)
+    config = EntropyMonitorConfig(branch_widths=dict(teacher.config.branch_widths), id2label=teacher.config.id2label)
+    monitor = EntropyMonitor(config)
+    for probe in monitor.probes.values():
+        torch.nn.init.normal_(probe[-1].weight)  # entropies that differ between clips and branches
+    return monitor
+
+
+def make_teacher(**overrides) -> LiveTeacher:
+    model = make_model(seed=1, **overrides)
+    return LiveTeacher(model, make_monitor(model))
+
+
+def make_features(count: int = 16, size: int = 16, seed: int = 0, labels: list[int] | None = None) -> Dataset:
+    """Rows as `extract_features` stores them: a tilted noise spectrogram and two coloured frames each."""
+    features = Features(
+        {
+            "clip_id": Value("string"),
+            "label": ClassLabel(names=LABELS),
+            "fbank": Value("binary"),
+            "frames": List(Value("binary")),
+        }
+    )
+    random = np.random.default_rng(seed)
+    labels = [index % len(LABELS) for index in range(count)] if labels is None else labels
+    return Dataset.from_list([_row(f"clip{i}", label, size, random) for i, label in enumerate(labels)], features)
+
+
+def _row(clip_id: str, label: int, size: int, random: np.random.Generator) -> dict:
+    fbank = random.normal(-5 + label, 3, (32, 32)) + np.linspace(-2, 2, 32) * (label - 1)
+    frames = [_jpeg(random.integers(0, 256, (size, size, 3), dtype=np.uint8)) for _ in range(2)]
+    return {"clip_id": clip_id, "label": label, "fbank": fbank.astype(np.float16).tobytes(), "frames": frames}
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def make_views(features: Dataset, augmentation: AugmentationArguments = OFF, student=None, teacher=None) -> ClipViews:
+    processor = CavMaeProcessor.from_config((student or make_model()).config)
+    teacher_processor = None if teacher is None else CavMaeProcessor.from_config(teacher.config)
+    return ClipViews(features, ClipTransform(processor, augmentation, teacher_processor, partners=features))
+
+
+def make_arguments(output_dir: str | Path, kind: type = DistillationArguments, **options):
+    """On the CPU, every step logged, nothing saved, plain gradient descent: a step is linear in the gradient."""
+    defaults = {
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "optim": "sgd",
+        "learning_rate": 0.05,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "max_steps": 2,
+        "per_device_train_batch_size": 8,
+    }
+    if kind is DistillationArguments:
+        defaults |= PLAIN
+    return kind(output_dir=str(output_dir), **(defaults | options))
+
+
+def make_trainer(
+    output_dir: str | Path, *, student=None, teacher: LiveTeacher | None = None, views=None, objectives=None, **options
+) -> EMKTDTrainer:
+    """A distillation from `make_teacher()` on 16 clips; `options` are those of `DistillationArguments`."""
+    student = make_model() if student is None else student
+    args = make_arguments(output_dir, **options)
+    objectives = build_objectives(args, token_grids(student.config)) if objectives is None else objectives
+    views = make_views(make_features()) if views is None else views
+    return EMKTDTrainer(
+        student,
+        args,
+        teacher=make_teacher() if teacher is None else teacher,
+        objectives=objectives,
+        train_dataset=views,
+        eval_dataset=make_views(make_features(count=7, seed=1)),
+        train_labels=views.features["label"][:],
+        data_collator=AudioVisualCollator(),
+    )
+
+
+def logged(trainer) -> list[dict[str, float]]:
+    """The training log lines, without what depends on the clock."""
+    return [line for line in trainer.state.log_history if "loss" in line]
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
