@@ -63,21 +63,23 @@ def main() -> None:
     model.to(PartialState().device)
     answers = []
     for index, path in enumerate(args.clips):
-        answers.append(answer(model, processor, path, args))
-        separator = "\n" if index else ""
-        print(f"{separator}{answers[-1].pop('text')}", flush=True)
+        text, plain = answer(model, processor, path, args)
+        print(f"\n{text}" if index else text, flush=True)
+        answers.append(plain)
     if args.json is not None:
         write_whole(Path(args.json), to_json({"model": args.model, "frames": args.frames, "clips": answers}) + "\n")
-    raise SystemExit(0 if any("top" in given for given in answers) else 1)
+    raise SystemExit(0 if any("top" in plain for plain in answers) else 1)
 
 
-def answer(model: PreTrainedModel, processor: ProcessorMixin, path: str, args: PredictionArguments) -> dict[str, Any]:
-    """The answer for one clip, or the error, as plain values and as `text`."""
+def answer(
+    model: PreTrainedModel, processor: ProcessorMixin, path: str, args: PredictionArguments
+) -> tuple[str, dict[str, Any]]:
+    """The answer for one clip, or why there is none, as text and as plain values."""
     try:
         prediction = predict_clip(model, processor, path, frames=args.frames, top_k=args.top_k)
     except MediaError as error:
-        return {"path": path, "error": error.reason, "text": " ".join(str(error).split())}
-    return {**prediction.to_dict(), "text": prediction.table()}
+        return " ".join(str(error).split()), {"path": path, "error": error.reason}
+    return prediction.table(), prediction.to_dict()
 
 
 if __name__ == "__main__":
