@@ -35,6 +35,7 @@ from hf_emktd.training import (
     parse_overrides,
     publish_run,
     save_run,
+    student_processor,
     to_json,
 )
 from hf_emktd.training.refusals import refusals_in_one_line
@@ -64,8 +65,7 @@ def main() -> None:
     with refusals_in_one_line():
         config = teacher_config(teacher_args)
         data_args.fill_from(config)
-        from_scratch = teacher_args.init is None
-        processor = CavMaeProcessor.from_config(config) if from_scratch else load_model(teacher_args.init)[1]
+        processor = build_processor(teacher_args, config)
         with args.main_process_first(desc="features"):
             data = ClipData(data_args, processor)
     model = build_model(teacher_args, config, data)
@@ -105,6 +105,13 @@ def main() -> None:
 def teacher_config(args: TeacherArguments) -> CavMaeConfig:
     config = CavMaeConfig.from_preset(args.preset) if args.init is None else AutoConfig.from_pretrained(args.init)
     return derive_config(config, parse_overrides(args.config_fields, config))
+
+
+def build_processor(args: TeacherArguments, config: CavMaeConfig) -> CavMaeProcessor:
+    """For the sizes of `config`; a model to start from keeps its normalisation."""
+    if args.init is None:
+        return CavMaeProcessor.from_config(config)
+    return student_processor(load_model(args.init)[1], config)
 
 
 def build_model(args: TeacherArguments, config: CavMaeConfig, data: ClipData) -> PreTrainedModel:

@@ -164,6 +164,18 @@ def test_own_clips_from_a_table(workplace, table, tmp_path):
     assert report["dataset"] == str(table) and report["results"]["audio"]["clips"] == 4
 
 
+def test_a_teacher_from_another_model_gets_new_classes_and_sizes(workplace, teacher, table, tmp_path):
+    options = ["--dataset", table, "--config_fields", "image_size=16", "--num_train_epochs", "0", *ONE_EPOCH[2:]]
+    ended = workplace.run_here("train_teacher.py", "--init", teacher, *options, "--output_dir", tmp_path / "new")
+    assert ended.status == 0
+    old, new = (AutoModel.from_pretrained(folder) for folder in (teacher, tmp_path / "new"))
+    assert new.config.label2id == {"blue and low": 0, "red and high": 1} and new.classifier.dense.out_features == 2
+    kept = dict(old.named_parameters())
+    changed = {name for name, parameter in new.named_parameters() if not torch.equal(parameter, kept[name])}
+    assert {name for name in changed if "position" not in name} == {"classifier.dense.weight", "classifier.dense.bias"}
+    assert AutoProcessor.from_pretrained(tmp_path / "new").image_processor.image_size == 16
+
+
 def test_published_and_read_back(workplace, hub, teacher, clips, tmp_path):
     student = tmp_path / "student"
     options = ["--objective", "kd", "--push_to_hub", "--hub_model_id", REPO, "--output_dir", student, *ONE_EPOCH]
