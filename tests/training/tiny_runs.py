@@ -1,4 +1,4 @@
-"""Tiny models, clips and runs: for the tests here, and for `distributed_driver.py`, which runs them on two processes."""
+"""Tiny models, clips and runs, for the tests here and for `distributed_driver.py`, which has two processes."""
 
 from __future__ import annotations
 

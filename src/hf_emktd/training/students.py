@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ..distillation.teacher import check_compatible
@@ -90,8 +91,16 @@ def parse_overrides(overrides: list[str], config: PreTrainedConfig) -> dict[str,
 
 
 def derive_config(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedConfig:
-    """A new config of the same class, so that its own checks run on the changed fields."""
-    return type(config).from_dict({**config.to_dict(), **fields})
+    """
+    A new config of the same class, so that its own checks run on the changed fields.
+
+    Raises:
+        ValueError: if a field has another type or the fields do not fit together.
+    """
+    try:
+        return type(config).from_dict({**config.to_dict(), **fields})
+    except StrictDataclassError as error:  # no ValueError itself, and its text names the validator first
+        raise ValueError(f"{type(config).__name__}: {error.__cause__ or error}") from error
 
 
 def is_model_name(name: str) -> bool:

@@ -1,0 +1,110 @@
+"""Options of a run, refused where they are wrong before anything is loaded."""
+
+from __future__ import annotations
+
+import pytest
+from tiny_runs import make_arguments
+
+from hf_emktd.distillation import EntropyMonitoredDistillation, KernelizedTokenDistillation, LogitDistillation
+from hf_emktd.training import (
+    AudioVisualTrainingArguments,
+    DistillationArguments,
+    EntropyMonitorArguments,
+    build_objectives,
+)
+
+GRIDS = {"audio": (4, 8), "visual": (4, 4)}
+
+
+def test_defaults_of_the_paper_and_of_the_trainer(tmp_path):
+    args = DistillationArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert (args.huber_delta, args.ktd_kernel, args.ktd_gamma, args.learning_rate) == (1.0, "rbf", 0.5, 1e-3)
+    assert (args.objective, args.branches) == (["em_ktd", "kd"], ["audio", "visual", "fusion"])
+    assert args.lr_scheduler_type == "cosine" and args.get_warmup_steps(1000) == 50
+    assert not args.remove_unused_columns and args.ddp_find_unused_parameters
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ({"modality_dropout": 1.5}, "modality_dropout is a probability between 0 and 1, got 1.5"),
+        ({"modality_dropout": -0.1}, "modality_dropout is a probability"),
+        ({"head_learning_rate_factor": 0.0}, "head_learning_rate_factor must be positive, got 0.0"),
+        ({"remove_unused_columns": True}, "would take the teacher's inputs"),
+        ({"task_weight": -1.0}, "task_weight must not be negative, got -1.0"),
+        ({"calibration_clips": 0}, "calibration_clips must be at least 1, got 0"),
+        ({"objective": ["ktd", "magic"]}, "objective: unknown magic; known are kd, ktd, em_ktd, and 'none' by itself"),
+        ({"objective": ["none", "kd"]}, "objective: unknown none"),
+        ({"objective": ["kd", "kd"]}, "objective: kd, kd names one twice"),
+        ({"branches": ["audio", "smell"]}, "branches must name some of audio, visual, fusion"),
+        ({"branches": []}, "branches must name some of"),
+        ({"ktd_kernel": "cubic"}, "unknown name 'cubic'; known are linear, polynomial, rbf"),
+        ({"ktd_gamma": 0.0}, "gamma must be positive"),
+        ({"ktd_scale": "big"}, "unknown scale 'big'; known are teacher_spread, none"),
+        ({"ktd_weight": -1.0}, "weight must be positive, got -1.0"),
+        ({"huber_delta": 0.0}, "delta must be positive"),
+        ({"entropy_lambda": -0.5}, "entropy_lambda must not be negative"),
+        ({"kd_temperature": 0.0}, "temperature must be positive"),
+        ({"lr_scheduler_type": "stairs"}, "stairs"),
+    ],
+)
+def test_wrong_values_are_refused(tmp_path, option, message):
+    with pytest.raises(ValueError, match=message):
+        DistillationArguments(output_dir=str(tmp_path), use_cpu=True, **option)
+
+
+def test_none_is_labels_only(tmp_path):
+    args = DistillationArguments(output_dir=str(tmp_path), use_cpu=True, objective=["none"])
+    assert args.objective == [] and build_objectives(args, GRIDS) == []
+
+
+def test_constants_of_an_unused_objective_do_not_matter(tmp_path):
+    args = DistillationArguments(output_dir=str(tmp_path), use_cpu=True, objective=["kd"], ktd_gamma=-1.0)
+    assert args.ktd_gamma == -1.0
+
+
+class TestObjectives:
+    def test_every_option_arrives(self, tmp_path):
+        args = make_arguments(
+            tmp_path,
+            objective=["kd", "em_ktd", "ktd"],
+            kd_weight=0.3,
+            kd_temperature=2.0,
+            ktd_weight=5.0,
+            ktd_scale="none",
+            ktd_kernel="polynomial",
+            ktd_degree=3,
+            ktd_constant=0.5,
+            ktd_sliding_window=True,
+            huber_delta=0.25,
+            branches=["fusion"],
+            entropy_lambda=0.9,
+        )
+        kd, em_ktd, ktd = build_objectives(args, GRIDS)
+        assert type(kd) is LogitDistillation and (kd.weight, kd.temperature) == (0.3, 2.0)
+        assert type(em_ktd) is EntropyMonitoredDistillation and em_ktd.entropy_lambda == 0.9
+        assert type(ktd) is KernelizedTokenDistillation
+        for objective in (em_ktd, ktd):
+            assert objective.to_dict() | {"entropy_lambda": 0, "name": ""} == {
+                "name": "",
+                "weight": 5.0,
+                "kernel": {"name": "polynomial", "constant": 0.5, "degree": 3},
+                "delta": 0.25,
+                "scale": "none",
+                "teacher_spread": {"fusion": None},
+                "sliding_windows": True,
+                "branches": ["fusion"],
+                "entropy_lambda": 0,
+            }
+
+    def test_grids_too_small_for_windows(self, tmp_path):
+        args = make_arguments(tmp_path, ktd_sliding_window=True)
+        with pytest.raises(ValueError, match="sliding windows need sides of at least 4 tokens, got 2"):
+            build_objectives(args, {"audio": (4, 4), "visual": (2, 2)})
+
+
+def test_monitor_arguments_of_a_run_share_its_machine_and_precision(tmp_path):
+    run = make_arguments(tmp_path, AudioVisualTrainingArguments, bf16=True, seed=5, learning_rate=3.0)
+    args = EntropyMonitorArguments.within(run, str(tmp_path / "monitor"))
+    assert (args.bf16, args.use_cpu, args.seed, args.disable_tqdm, args.report_to) == (True, True, 5, True, [])
+    assert (args.output_dir, args.learning_rate) == (str(tmp_path / "monitor"), 1e-3)
