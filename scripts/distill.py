@@ -85,7 +85,7 @@ def main() -> None:
         data_args.fill_from(teacher.config)
         augmentation = augmentation.fill_from(teacher.config)
         config = build_student_config(teacher.config, models.student, models.student_fields)
-        config = derive_config(config, {"training_data": data_args.to_config()})
+        config = derive_config(config, {"training_data": data_args.to_config(published=args.push_to_hub)})
         objectives = build_objectives(args, token_grids(config))
         with args.main_process_first(desc="features"):
             data = ClipData(data_args, teacher_processor, model_config=teacher.config)

@@ -69,6 +69,7 @@ def main() -> None:
         with args.main_process_first(desc="features"):
             data = ClipData(data_args, processor)
     model = build_model(teacher_args, config, data)
+    model.config.training_data = data_args.to_config(published=args.push_to_hub)
     model.config.training_augmentation = vars(augmentation)
     push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
     trainer = AudioVisualTrainer(
@@ -116,8 +117,8 @@ def build_processor(args: TeacherArguments, config: CavMaeConfig) -> CavMaeProce
 
 def build_model(args: TeacherArguments, config: CavMaeConfig, data: ClipData) -> PreTrainedModel:
     """The teacher with the data set's classes."""
-    labels = {"id2label": dict(enumerate(data.label_names)), "training_data": data.args.to_config()}
-    config = derive_config(config, {**labels, "num_labels": len(data.label_names)})
+    labels = dict(enumerate(data.label_names))
+    config = derive_config(config, {"id2label": labels, "num_labels": len(labels)})
     if args.init is None:
         return CavMaeForAudioVisualClassification(config)
     return load_model(args.init, config=config, ignore_mismatched_sizes=True)[0]

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import torch
-from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, gather_object
 from tiny_runs import (
@@ -22,6 +23,7 @@ from tiny_runs import (
     make_features,
     make_model,
     make_monitor,
+    make_table,
     make_teacher,
     make_trainer,
     make_views,
@@ -31,7 +33,15 @@ from transformers import TrainerCallback
 from hf_emktd.data import AudioVisualCollator, AugmentationArguments
 from hf_emktd.distillation import BRANCHES, LiveTeacher
 from hf_emktd.metrics import compute_event_metrics
-from hf_emktd.training import EntropyMonitorArguments, EntropyMonitorTrainer
+from hf_emktd.models.cav_mae import CavMaeProcessor
+from hf_emktd.training import (
+    ClipData,
+    DataArguments,
+    EntropyMonitorArguments,
+    EntropyMonitorTrainer,
+    EvaluationArguments,
+    evaluate_model,
+)
 from hf_emktd.training.prepare import prepare_frozen
 
 GLOBAL_BATCH = 8
@@ -108,6 +118,21 @@ def evaluation(folder: Path) -> dict:
     return {"ranks": gather_object([{name: metrics[name] for name in names}])}
 
 
+def evaluate_data(folder: Path) -> dict:
+    """`evaluate_model` on the 7 test clips of a table, whose features the main process extracts."""
+    state = PartialState(cpu=True)
+    datasets.config.HF_DATASETS_CACHE = folder
+    with state.main_process_first():
+        table = folder / "clips.csv"
+        if state.is_main_process:
+            folder.mkdir()
+            make_table(folder)
+        data = ClipData(DataArguments(dataset=str(table)), CavMaeProcessor.from_config(make_model().config))
+    metrics = evaluate_model(make_model(seed=5), data, EvaluationArguments(batch_size=2))
+    names = ("accuracy", "mAP", "mAUC", "clips")
+    return {"ranks": gather_object([{sense: [metrics[sense][name] for name in names] for sense in metrics}])}
+
+
 def monitor(folder: Path) -> dict:
     """Statistics over 7 + 5 clips of a monitor that is not changed by its training."""
     teacher = make_model(seed=1)
@@ -169,6 +194,7 @@ RUNS: dict[str, Callable[[Path], dict]] = {
     "resumed": resumed,
     "straight": straight,
     "evaluation": evaluation,
+    "evaluate_data": evaluate_data,
     "monitor": monitor,
     "sharded": sharded,
 }

@@ -74,6 +74,13 @@ def test_metrics_over_all_clips_on_every_rank(one, two):
     assert two["evaluation"]["ranks"] == [pytest.approx(expected)] * 2
 
 
+def test_evaluation_of_a_data_set_over_all_clips_on_every_rank(one, two):
+    (expected,) = one("evaluate_data")["ranks"]
+    assert expected["both"][-1] == 7
+    for rank in two["evaluate_data"]["ranks"]:
+        assert rank == {sense: pytest.approx(values) for sense, values in expected.items()}
+
+
 def test_monitor_statistics_are_those_of_all_clips(one, two):
     (expected,) = one("monitor")["ranks"]
     assert expected["clips"] == [7, 5]

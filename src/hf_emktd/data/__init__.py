@@ -25,6 +25,7 @@ __all__ = [
     "MediaError",
     "VGGSound",
     "extract_features",
+    "is_table",
     "load_clips",
     "read_clip",
     "read_image",
@@ -35,6 +36,11 @@ __all__ = [
 # Module and function of each named data set, imported only when asked for.
 DATASETS = {"vggsound": (".vggsound", "VGGSound"), "touchtone": (".touchtone", "Touchtone")}
 TABLE_SUFFIXES = (".csv", ".tsv")
+
+
+def is_table(name_or_csv: PathLike) -> bool:
+    """Whether this names a table of clips and not a data set."""
+    return Path(name_or_csv).suffix.lower() in TABLE_SUFFIXES
 
 
 def load_clips(name_or_csv: PathLike, data_dir: PathLike | None = None, **options) -> ClipSource:
@@ -50,7 +56,7 @@ def load_clips(name_or_csv: PathLike, data_dir: PathLike | None = None, **option
         `ValueError`: The name is unknown, or `"vggsound"` comes without `data_dir`.
     """
     name = str(name_or_csv)
-    if Path(name).suffix.lower() in TABLE_SUFFIXES:
+    if is_table(name):
         return ClipTable(name, root=data_dir, **options)
     if name not in DATASETS:
         raise ValueError(

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from .distillation_summary import DistillationSummary
 
-# What a training run leaves beside the model: checkpoints with optimiser states, logs, pickles.
-_NOT_PUSHED = ["checkpoint-*", "runs/*", "*.bin", "*.pt", "*.pth"]
+# What a training run leaves beside the model: checkpoints with optimiser states, logs, pickles, and reports that name
+# folders of the machine it ran on.
+_NOT_PUSHED = ["checkpoint-*", "runs/*", "*.bin", "*.pt", "*.pth", "results.json", "evaluation.json", "clips.json"]
 
 
 class PublishError(RuntimeError):
@@ -73,7 +74,7 @@ def push_to_hub(
 ) -> CommitInfo:
     """Uploads a saved model, creating the repository, and the branch, where they do not exist.
 
-    Checkpoints, logs and pickles (`*.bin`, `*.pt`, `*.pth`) stay behind.
+    Checkpoints, logs, pickles (`*.bin`, `*.pt`, `*.pth`) and the run's own reports stay behind.
 
     Args:
         directory (`str` or `os.PathLike`):

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 from transformers import PreTrainedConfig
 
-from ..data import ClipSource, load_clips
+from ..data import ClipSource, is_table, load_clips
 from ..data.augmentation import AugmentationArguments, ClipTransform
 from ..data.features import extract_features
 from ..models.cav_mae import CavMaeProcessor
@@ -63,9 +63,14 @@ class DataArguments:
         """`dataset_options` as a dict."""
         return json.loads(self.dataset_options) if self.dataset_options else {}
 
-    def to_config(self) -> dict[str, Any]:
-        """What a model's config keeps, so that a later run on the model finds its data."""
-        return {"dataset": self.dataset, "data_dir": self.data_dir, "options": self.options}
+    def to_config(self, published: bool = False) -> dict[str, Any] | None:
+        """
+        What a model's config keeps, so that a later run on the model finds its data. Of a model that is `published`
+        only what others have too: no folder, and nothing of a table of one's own.
+        """
+        if not published:
+            return {"dataset": self.dataset, "data_dir": self.data_dir, "options": self.options}
+        return None if is_table(self.dataset) else {"dataset": self.dataset, "options": self.options}
 
     def fill_from(self, config: PreTrainedConfig) -> None:
         """Takes the data that `config` (of a trained model) names where the user named none, or else touchtone."""

@@ -89,7 +89,7 @@ class AudioVisualTrainer(Trainer):
         # Not handed to Trainer: it looks for a tokenizer in every processor and fails on one without.
         super().__init__(model=model, args=args, **kwargs)
         self.processor = processing_class
-        self.model_accepts_loss_kwargs = False
+        self.model_accepts_loss_kwargs = False  # nor does it count the labels of every step
         self.train_labels = train_labels
         self.loss_log = LossLog()
         self.current_gradient_accumulation_steps = args.gradient_accumulation_steps  # fewer at the end of an epoch
