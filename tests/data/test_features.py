@@ -1,5 +1,7 @@
 """Features of clips: content, cache, and what happens to odd files."""
 
+import os
+import wave
 from pathlib import Path
 
 import datasets
@@ -38,6 +40,15 @@ def moving_frames(count=5, seed=0) -> np.ndarray:
 
 def tone(seconds=0.5) -> np.ndarray:
     return (0.3 * np.sin(2 * np.pi * 440 * np.arange(int(16000 * seconds)) / 16000)).astype(np.float32)
+
+
+def soundfile(path: Path, hertz: float) -> None:
+    samples = 0.3 * np.sin(2 * np.pi * hertz * np.arange(4000) / 16000)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes((samples * 32767).astype(np.int16).tobytes())
 
 
 def make_source(files: dict[str, dict[str, Path | None]], split="train") -> ClipSource:
@@ -137,9 +148,10 @@ def test_a_row_without_its_picture_is_pictureless(tmp_path, processor):
 def test_each_clip_is_decoded_once(tmp_path, processor):
     files = make_clips(tmp_path)
     first = extract_features(make_source(files), processor)["train"]
-    sizes = {path: path.stat().st_size for path in tmp_path.glob("*.mp4")}
-    for path, size in sizes.items():
-        path.write_bytes(bytes(size))
+    for path in tmp_path.glob("*.mp4"):
+        before = path.stat()
+        path.write_bytes(bytes(before.st_size))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     second_source = make_source(files)
     second = extract_features(second_source, processor, num_proc=2)["train"]
     assert second["fbank"][:] == first["fbank"][:] and second._fingerprint == first._fingerprint
@@ -147,13 +159,33 @@ def test_each_clip_is_decoded_once(tmp_path, processor):
 
 
 def test_the_cache_knows_processor_options_and_clips(tmp_path, processor):
+    def key(files, processor=processor, num_frames=4):
+        return features_module._cache_key(make_source(files).splits["train"], processor, {"num_frames": num_frames})
+
     files = make_clips(tmp_path)
-    keys = {features_module._cache_key(make_source(files), processor, {"num_frames": n}) for n in (4, 5)}
+    assert key(files) == key(files)
     other = CavMaeProcessor(processor.feature_extractor, CavMaeImageProcessor(image_size=SIZE + 16))
-    keys.add(features_module._cache_key(make_source(files), other, {"num_frames": 4}))
-    fewer = dict(list(files.items())[:2])
-    keys.add(features_module._cache_key(make_source(fewer), processor, {"num_frames": 4}))
-    assert len(keys) == 4
+    keys = {key(files), key(files, num_frames=5), key(files, other), key(dict(list(files.items())[:2]))}
+    keys.add(key(dict(reversed(files.items()))))
+    assert len(keys) == 5
+
+
+def test_a_recording_made_anew_is_read_anew(tmp_path, processor):
+    """Same name, same length and so, uncompressed, the same size."""
+    files = {"sound": {"audio": tmp_path / "sound.wav"}}
+    fbanks = []
+    for hertz in (440, 880):
+        soundfile(tmp_path / "sound.wav", hertz)
+        fbanks.append(extract_features(make_source(files), processor)["train"][0]["fbank"])
+    assert fbanks[0] != fbanks[1]
+
+
+def test_other_label_ids_of_the_same_clips(tmp_path, processor):
+    files = make_clips(tmp_path, 2)
+    rows = [ClipRow(name, "train", f"class {i}", {"video": str(files[name]["video"])}) for i, name in enumerate(files)]
+    for names, labels in ((["class 0", "class 1"], [0, 1]), (["class 1", "class 0"], [1, 0])):
+        features = extract_features(ClipSource.from_rows(names, rows, ClipReport()), processor)["train"]
+        assert features["label"][:] == labels and features.features["label"].names == names
 
 
 def test_a_saved_processor_has_the_same_parameters(tmp_path, processor):

@@ -51,9 +51,10 @@ def extract_features(
     """
     Reads every clip of `source` once and stores what the model's inputs are made from.
 
-    The result is cached in the `datasets` cache directory under a key made of the clips (`manifest_hash`) and the
-    parameters of the processor, so later runs and epochs decode no media. Clips that are corrupt or lack sound or
-    picture are left out; silent and still ones stay. All are counted in `source.report`, also when the cache is used.
+    Each split is cached in the `datasets` cache directory under a key made of its clips (names, labels, order, size
+    and time of change of their files) and the parameters of the processor, so later runs and epochs decode no media.
+    Clips that are corrupt or lack sound or picture are left out; silent and still ones stay. All are counted in
+    `source.report`, also when the cache is used.
 
     Args:
         source: [`ClipSource`]; its splits have `video`, or `image` and / or `audio` paths.
@@ -69,10 +70,9 @@ def extract_features(
         for is `None`.
     """
     options = {"num_frames": num_frames, "max_seconds": max_seconds}
-    key = _cache_key(source, processor, options)
     splits = {}
     for split, clips in source.splits.items():
-        extracted = _extract_split(clips, processor, split, key, num_proc, options)
+        extracted = _extract_split(clips, processor, split, num_proc, options)
         splits[split] = _usable(extracted, split, source)
     return DatasetDict(splits)
 
@@ -109,20 +109,35 @@ def input_parameters(processor: CavMaeProcessor) -> dict[str, dict[str, Any]]:
     }
 
 
-def _cache_key(source: ClipSource, processor: CavMaeProcessor, options: Mapping[str, Any]) -> str:
-    parts = [FEATURES_VERSION, source.report.manifest_hash, input_parameters(processor), dict(options)]
+def _cache_key(clips: Dataset, processor: CavMaeProcessor, options: Mapping[str, Any]) -> str:
+    # Not the manifest hash: it knows neither the order of the clips nor the ids of their labels, which are stored.
+    rows = [clips["clip_id"][:], clips["label"][:], clips.features["label"].names]
+    files = {name: [_state_of(path) for path in clips[name][:]] for name in _media_columns(clips)}
+    parts = [FEATURES_VERSION, rows, files, input_parameters(processor), dict(options)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _state_of(path: str | None) -> tuple[int, int] | None:
+    """Size and time of change of a file: what tells another recording of the same name and length."""
+    if path is None:
+        return None
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def _media_columns(clips: Dataset) -> list[str]:
+    return [column for column in MEDIA_COLUMNS if column in clips.column_names]
 
 
 def _extract_split(
     clips: Dataset,
     processor: CavMaeProcessor,
     split: str,
-    key: str,
     num_proc: int | None,
     options: Mapping[str, Any],
 ) -> Dataset:
-    media = [column for column in MEDIA_COLUMNS if column in clips.column_names]
+    media = _media_columns(clips)
+    key = _cache_key(clips, processor, options)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_emktd_features" / key
     folder.mkdir(parents=True, exist_ok=True)
     return clips.select_columns(["clip_id", "label", *media]).map(
