@@ -54,7 +54,12 @@ from hf_emktd.training.refusals import refusals_in_one_line
 
 @dataclass
 class ModelArguments:
-    """Teacher, student and monitor."""
+    """
+    Teacher, student and monitor.
+
+    Raises:
+        ValueError: without a teacher.
+    """
 
     teacher: str | None = field(default=None, metadata={"help": "Directory or Hub id of the teacher. Required."})
     student: str | None = field(
@@ -68,16 +73,21 @@ class ModelArguments:
         default_factory=list, metadata={"help": "FIELD=VALUE pairs over the student's config: image_size=112."}
     )
     monitor: str | None = field(
-        default=None, metadata={"help": "Folder that holds entropy_monitor/; by default the teacher's own."}
+        default=None,
+        metadata={
+            "help": "Directory or Hub id that holds entropy_monitor/; by default the teacher, or one is trained."
+        },
     )
+
+    def __post_init__(self) -> None:
+        if self.teacher is None:
+            raise ValueError("--teacher is needed: the directory or Hub id of a trained teacher")
 
 
 def main() -> None:
     models, data_args, augmentation, evaluation_args, args = parse_arguments(
         (ModelArguments, DataArguments, AugmentationArguments, EvaluationArguments, DistillationArguments), __doc__
     )
-    if models.teacher is None:
-        raise SystemExit("--teacher is needed: the directory or Hub id of a trained teacher.")
     args.output_dir = args.output_dir or f"runs/{Path(models.teacher).name}-student"
     set_seed(args.seed)
     with refusals_in_one_line():

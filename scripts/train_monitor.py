@@ -29,20 +29,29 @@ from hf_emktd.training.refusals import refusals_in_one_line
 
 @dataclass
 class MonitorArguments:
-    """Whose tokens are probed, and how."""
+    """
+    Whose tokens are probed, and how.
 
-    teacher: str | None = field(default=None, metadata={"help": "Directory or Hub id of the teacher."})
+    Raises:
+        ValueError: without a teacher, or for other numbers of hidden layers than the paper's ablation.
+    """
+
+    teacher: str | None = field(default=None, metadata={"help": "Directory or Hub id of the teacher. Required."})
     hidden_layers: int = field(
         default=0, metadata={"help": "Hidden layers of each probe: 0, the paper's linear probe, or 1 or 2."}
     )
+
+    def __post_init__(self) -> None:
+        if self.teacher is None:
+            raise ValueError("--teacher is needed: the directory or Hub id of a trained teacher")
+        if self.hidden_layers not in (0, 1, 2):
+            raise ValueError(f"hidden_layers must be 0, 1 or 2, got {self.hidden_layers}")
 
 
 def main() -> None:
     monitor_args, data_args, args = parse_arguments(
         (MonitorArguments, DataArguments, EntropyMonitorArguments), __doc__
     )
-    if monitor_args.teacher is None:
-        raise SystemExit("--teacher is needed: the directory or Hub id of a trained teacher.")
     set_seed(args.seed)
     with refusals_in_one_line():
         teacher, processor = load_model(monitor_args.teacher)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+import torch
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from hf_emktd.data.augmentation import AugmentationArguments
@@ -116,12 +117,12 @@ def build_processor(args: TeacherArguments, config: CavMaeConfig) -> CavMaeProce
 
 
 def build_model(args: TeacherArguments, config: CavMaeConfig, data: ClipData) -> PreTrainedModel:
-    """The teacher with the data set's classes."""
+    """The teacher with the data set's classes, in float32 whatever it starts from."""
     labels = dict(enumerate(data.label_names))
     config = derive_config(config, {"id2label": labels, "num_labels": len(labels)})
     if args.init is None:
         return CavMaeForAudioVisualClassification(config)
-    return load_model(args.init, config=config, ignore_mismatched_sizes=True)[0]
+    return load_model(args.init, config=config, ignore_mismatched_sizes=True, dtype=torch.float32)[0]
 
 
 if __name__ == "__main__":

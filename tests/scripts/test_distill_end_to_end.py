@@ -199,7 +199,7 @@ def test_published_and_read_back(workplace, hub, teacher, clips, tmp_path):
 @pytest.mark.parametrize(
     ("options", "status", "reasons"),
     [
-        pytest.param([], 1, ["--teacher is needed"], id="no teacher"),
+        pytest.param([], 2, ["--teacher is needed"], id="no teacher"),
         pytest.param(["--teacher", "nowhere"], 1, ["'nowhere' is no model", "config.json"], id="unknown teacher"),
         pytest.param(
             ["--teacher", "{teacher}", "--dataset", "{table}"],

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from huggingface_hub import HfApi, close_session, constants
 from tiny_runs import make_model, make_monitor
 
 from hf_emktd.models.cav_mae import CavMaeForAudioVisualClassification, CavMaeProcessor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from hf_emktd.training import MONITOR_FOLDER, find_monitor, load_model, load_monitor
+from hub_server import WRITE_TOKEN, HubServer
 
 
 @pytest.fixture
@@ -34,6 +42,41 @@ def test_an_incomplete_directory_says_what_belongs_into_it(teacher, missing):
     (teacher / missing).unlink()
     with pytest.raises(ValueError, match=r"is no model this library can load: expected a directory with config\.json"):
         load_model(str(teacher))
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on this machine, the one of this process."""
+    with HubServer() as server:
+        for name, value in {
+            "ENDPOINT": server.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        close_session()
+        yield HfApi(endpoint=server.url, token=WRITE_TOKEN)
+    close_session()
+
+
+class TestHub:
+    def test_monitor_in_the_folder_of_a_published_teacher(self, hub, teacher):
+        monitor = make_monitor(make_model(seed=1))
+        hub.create_repo("org/teacher")
+        hub.upload_folder(repo_id="org/teacher", folder_path=teacher)
+        assert find_monitor("org/teacher") is None
+        monitor.save_pretrained(teacher / MONITOR_FOLDER)
+        hub.upload_folder(repo_id="org/teacher", folder_path=teacher)
+        found = find_monitor("org/teacher")
+        assert torch.equal(found.probes["fusion"][-1].weight, monitor.probes["fusion"][-1].weight)
+
+    def test_no_such_repository(self, hub, tmp_path):
+        assert find_monitor("org/nobody", tmp_path) is None
+        with pytest.raises(ValueError, match="'org/nobody' is no model this library can load"):
+            load_model("org/nobody")
 
 
 class TestMonitor:
