@@ -109,7 +109,7 @@ def test_a_source_of_one_modality_has_none_of_the_other(tmp_path, processor):
 
 def odd_clips(folder: Path) -> dict[str, dict[str, Path]]:
     files = make_clips(folder, 1)
-    still = np.repeat(moving_frames(1), 5, axis=0)
+    still = np.broadcast_to(np.linspace(0, 255, 32).astype(np.uint8)[:, None], (5, 32, 32, 3))
     write_clip(folder / "soundless.mp4", moving_frames(), 10)
     write_clip(folder / "pictureless.mp4", None, 10, tone())
     write_clip(folder / "silent.mp4", moving_frames(), 10, np.zeros(8000, np.float32))

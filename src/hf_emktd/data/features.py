@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from .clip_source import is_silent, is_still
 from .media import MediaError, read_clip, read_image
+from .processes import fork_without_garbage
 
 if TYPE_CHECKING:
     from ..models.cav_mae import CavMaeFeatureExtractor, CavMaeImageProcessor, CavMaeProcessor
@@ -140,18 +141,19 @@ def _extract_split(
     key = _cache_key(clips, processor, options)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_emktd_features" / key
     folder.mkdir(parents=True, exist_ok=True)
-    return clips.select_columns(["clip_id", "label", *media]).map(
-        _extract_clip,
-        with_rank=True,
-        remove_columns=media,
-        features=_features(clips),
-        fn_kwargs={"processor": processor, **options},
-        num_proc=_processes(len(clips), num_proc),
-        writer_batch_size=WRITER_BATCH_SIZE,
-        new_fingerprint=f"{key}-{split}",
-        cache_file_name=str(folder / f"{split}.arrow"),
-        desc=f"Features ({split})",
-    )
+    with fork_without_garbage():
+        return clips.select_columns(["clip_id", "label", *media]).map(
+            _extract_clip,
+            with_rank=True,
+            remove_columns=media,
+            features=_features(clips),
+            fn_kwargs={"processor": processor, **options},
+            num_proc=_processes(len(clips), num_proc),
+            writer_batch_size=WRITER_BATCH_SIZE,
+            new_fingerprint=f"{key}-{split}",
+            cache_file_name=str(folder / f"{split}.arrow"),
+            desc=f"Features ({split})",
+        )
 
 
 def _features(clips: Dataset) -> Features:

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 
 from .media import PathLike, write_clip
+from .processes import fork_without_garbage
 from .vggsound import index_vggsound_layout
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def _written(jobs: list[tuple], num_proc: int | None) -> Iterator[None]:
     if num_proc == 1:
         yield from map(_write, jobs)
         return
-    with ProcessPoolExecutor(num_proc) as executor:
+    with fork_without_garbage(), ProcessPoolExecutor(num_proc) as executor:
         yield from executor.map(_write, jobs, chunksize=16)
 
 
