@@ -117,14 +117,13 @@ def format_table(rows: list[dict]) -> str:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Accuracy of each model as a bar, with its share of the teacher's parameters."""
+    """Accuracy of each model as a bar, with its number of parameters."""
     figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
     bars = axes.barh([row["name"] for row in rows], [100 * row["accuracy"] for row in rows], color="tab:blue")
     bars[0].set_color("tab:gray")
-    axes.bar_label(
-        bars, [f"{100 * row['accuracy']:.1f} % ({row['share']:.1%} of parameters)" for row in rows], padding=3
-    )
-    axes.set(xlabel="test accuracy on touchtone (%)", xlim=(0, 160))
+    labels = [f"{100 * row['accuracy']:.1f} % with {row['parameters']:,} parameters" for row in rows]
+    axes.bar_label(bars, labels, label_type="center", color="white")
+    axes.set(xlabel="test accuracy on touchtone (%)", xlim=(0, 100))
     axes.invert_yaxis()
     figure.savefig(path, dpi=150)
 
