@@ -441,7 +441,8 @@ def _repeat(
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
     """RGB picture turned and mirrored as the display matrix says (ISO/IEC 14496-12: x' = ax + cy, y' = bx + dy)."""
-    image = frame.to_ndarray(format="rgb24")
+    # One thread: a frame that is freed in a forked worker would wait for ever for threads that only its parent has.
+    image = frame.to_ndarray(format="rgb24", threads=1)
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
@@ -492,7 +493,8 @@ def _encode(
         sound = container.add_stream("aac", rate=sampling_rate, options=options, layout="mono", bit_rate=AAC_BIT_RATE)
     if pictures is not None:
         for image in frames:
-            container.mux(pictures.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p", threads=1)
+            container.mux(pictures.encode(frame))
         container.mux(pictures.encode(None))
     if sound is not None:
         frame = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
