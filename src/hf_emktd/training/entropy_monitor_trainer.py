@@ -25,8 +25,8 @@ from .prepare import prepare_frozen
 class EntropyMonitorArguments(TrainingArguments):
     """
     Options of [`EntropyMonitorTrainer`]. The paper trains the probes with cross entropy and cosine annealing; rate,
-    epochs and batch size are not given. A pass costs a matrix product, so the defaults take many. They suit thousands of
-    clips; with some hundred, raise rate or epochs until the entropies of the statistics leave `log(classes)`.
+    epochs and batch size are not given. A pass costs a matrix product, so the defaults take many. They suit thousands
+    of clips; with some hundred, raise rate or epochs until the entropies in the statistics leave `log(classes)`.
     """
 
     output_dir: str = field(default="", metadata={"help": "Folder for the monitor."})
