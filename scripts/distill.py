@@ -49,6 +49,7 @@ from hf_emktd.training import (
     to_json,
     train_monitor,
 )
+from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
 
 
@@ -157,3 +158,4 @@ def get_monitor(
 
 if __name__ == "__main__":
     main()
+    end_process_group()

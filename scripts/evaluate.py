@@ -34,6 +34,7 @@ from hf_emktd.training import (
     parse_arguments,
     to_json,
 )
+from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
 
 logger = logging.getLogger(__name__)
@@ -164,3 +165,4 @@ def is_teacher_of_card(name: str, summary: DistillationSummary) -> bool:
 
 if __name__ == "__main__":
     main()
+    end_process_group()

@@ -24,6 +24,7 @@ from hf_emktd.training import (
     parse_arguments,
     train_monitor,
 )
+from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
 
 
@@ -72,3 +73,4 @@ def default_output(teacher: str) -> str:
 
 if __name__ == "__main__":
     main()
+    end_process_group()

@@ -39,6 +39,7 @@ from hf_emktd.training import (
     student_processor,
     to_json,
 )
+from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
 
 
@@ -127,3 +128,4 @@ def build_model(args: TeacherArguments, config: CavMaeConfig, data: ClipData) ->
 
 if __name__ == "__main__":
     main()
+    end_process_group()

@@ -43,6 +43,7 @@ from hf_emktd.training import (
     evaluate_model,
 )
 from hf_emktd.training.prepare import prepare_frozen
+from hf_emktd.training.process_group import end_process_group
 
 GLOBAL_BATCH = 8
 
@@ -211,3 +212,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process_group()
