@@ -17,7 +17,7 @@ class OneLayer(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.config = SimpleNamespace(audio_length=10, num_mel_bins=6, image_size=12)
+        self.config = SimpleNamespace(input_shapes={"input_values": (10, 6), "pixel_values": (3, 12, 12)})
         self.audio = nn.Linear(6, WIDTH, bias=False)
         self.visual = nn.Conv2d(3, WIDTH, kernel_size=PATCH, stride=PATCH, bias=False)
         self.head = nn.Linear(WIDTH, 5)
@@ -66,7 +66,7 @@ def test_count_macs_of_one_modality():
 
 
 def test_dummy_clip_has_the_sizes_of_the_config():
-    inputs = dummy_clip(SimpleNamespace(audio_length=1024, num_mel_bins=128, image_size=224), "meta")
+    inputs = dummy_clip(CavMaeConfig(), "meta")
     assert {name: tuple(tensor.shape) for name, tensor in inputs.items()} == {
         "input_values": (1, 1024, 128),
         "pixel_values": (1, 3, 224, 224),

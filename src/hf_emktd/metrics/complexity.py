@@ -26,18 +26,15 @@ def dummy_clip(config: PreTrainedConfig, device: torch.device | str = "cpu") -> 
 
     Args:
         config (`PreTrainedConfig`):
-            Has `audio_length` (frames), `num_mel_bins` and `image_size` (pixels).
+            Has `input_shapes`, by name the shape of each input without the batch.
         device (`torch.device` or `str`, *optional*, defaults to `"cpu"`):
             Where to make them.
 
     Returns:
-        `dict`: `input_values` float32 `(1, audio_length, num_mel_bins)` and `pixel_values` float32
-        `(1, 3, image_size, image_size)`.
+        `dict`: float32 tensors by name; for CAV-MAE `input_values` `(1, audio_length, num_mel_bins)` and
+        `pixel_values` `(1, 3, image_size, image_size)`.
     """
-    return {
-        "input_values": torch.zeros(1, config.audio_length, config.num_mel_bins, device=device),
-        "pixel_values": torch.zeros(1, 3, config.image_size, config.image_size, device=device),
-    }
+    return {name: torch.zeros(1, *shape, device=device) for name, shape in config.input_shapes.items()}
 
 
 def count_macs(model: PreTrainedModel, **inputs: Tensor) -> int:

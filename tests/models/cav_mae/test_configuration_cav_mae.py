@@ -9,6 +9,13 @@ def test_defaults_describe_the_published_model():
     config = CavMaeConfig()
     assert config.audio_grid == (8, 64)
     assert config.visual_grid == (14, 14)
+    assert config.task == "audio-visual-classification"
+    assert config.branch_grids == {
+        "audio": ((8, 64),),
+        "visual": ((14, 14),),
+        "fusion": ((8, 64), (14, 14)),
+    }
+    assert config.input_shapes == {"input_values": (1024, 128), "pixel_values": (3, 224, 224)}
     assert config.branch_widths == {"audio": 768, "visual": 768, "fusion": 768}
     assert config.intermediate_size == 3072
     assert config.num_labels == 309

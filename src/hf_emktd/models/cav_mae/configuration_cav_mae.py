@@ -65,6 +65,7 @@ class CavMaeConfig(PreTrainedConfig):
     ```"""
 
     model_type = "cav_mae"
+    task: ClassVar[str] = "audio-visual-classification"
     # Trainer's evaluation gathers whatever is not listed here; tokens would be gigabytes.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "pooler_output",
@@ -123,6 +124,20 @@ class CavMaeConfig(PreTrainedConfig):
     def visual_grid(self) -> tuple[int, int]:
         """Visual tokens as (rows, columns); tokens run through columns first."""
         return self.image_size // self.patch_size, self.image_size // self.patch_size
+
+    @property
+    def branch_grids(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """Grids that the tokens of each branch lie on, in the order of the tokens."""
+        audio, visual = self.audio_grid, self.visual_grid
+        return {"audio": (audio,), "visual": (visual,), "fusion": (audio, visual)}
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each input of the model for one clip, without the batch."""
+        return {
+            "input_values": (self.audio_length, self.num_mel_bins),
+            "pixel_values": (3, self.image_size, self.image_size),
+        }
 
     @property
     def branch_widths(self) -> dict[str, int]:
