@@ -5,7 +5,7 @@ from hf_emktd.distillation import BRANCHES, TeacherSignal
 from hf_emktd.models.cav_mae import CavMaeConfig, CavMaeForAudioVisualClassification
 from hf_emktd.models.cav_mae.modeling_cav_mae import CavMaeClassifierOutput
 
-STUDENT_GRIDS = {"audio": (4, 8), "visual": (4, 4)}
+STUDENT_GRIDS = {"audio": ((4, 8),), "visual": ((4, 4),), "fusion": ((4, 8), (4, 4))}
 
 
 @pytest.fixture
@@ -19,8 +19,7 @@ def make_tokens():
 
     def make(grids=STUDENT_GRIDS, width=6, batch=3, seed=0, dtype=torch.float32):
         generator = torch.Generator().manual_seed(seed)
-        counts = {name: rows * columns for name, (rows, columns) in grids.items()}
-        counts["fusion"] = counts["audio"] + counts["visual"]
+        counts = {branch: sum(rows * columns for rows, columns in slices) for branch, slices in grids.items()}
         return {
             branch: torch.randn(batch, counts[branch], width, generator=generator, dtype=torch.float64).to(dtype)
             for branch in BRANCHES

@@ -5,7 +5,7 @@ import torch
 
 from hf_emktd.distillation import BRANCHES, EntropyMonitor, EntropyMonitorConfig, LiveTeacher, check_compatible
 from hf_emktd.distillation.kernels import TokenKernel
-from hf_emktd.distillation.teacher import fingerprint
+from hf_emktd.distillation.teacher import CONTRACT, fingerprint
 from hf_emktd.distillation.token_distillation import token_distillation_loss
 
 
@@ -25,7 +25,7 @@ def test_signal_is_what_the_model_returns(make_model, batch):
         "visual": (2, 16, 16),
         "fusion": (2, 48, 16),
     }
-    assert signal.grids == {"audio": (4, 8), "visual": (4, 4)}
+    assert signal.grids == {"audio": ((4, 8),), "visual": ((4, 4),), "fusion": ((4, 8), (4, 4))}
     assert signal.entropies == {}
 
 
@@ -117,10 +117,10 @@ def test_fingerprint_follows_the_weights_and_not_their_dtype(make_model):
 
 def test_model_without_the_contract_is_refused(make_model):
     model = torch.nn.Linear(2, 2)
-    model.config = SimpleNamespace(audio_grid=(4, 8), num_labels=5, id2label={})
-    with pytest.raises(ValueError, match="teacher's SimpleNamespace has no visual_grid, branch_widths"):
+    model.config = SimpleNamespace(task="audio-visual-classification", num_labels=5, id2label={})
+    with pytest.raises(ValueError, match="teacher's SimpleNamespace has no branch_grids, branch_widths"):
         LiveTeacher(model)
-    with pytest.raises(ValueError, match="student's SimpleNamespace has no visual_grid, branch_widths"):
+    with pytest.raises(ValueError, match="student's SimpleNamespace has no branch_grids, branch_widths"):
         check_compatible(model.config, make_model().config)
 
 
@@ -139,6 +139,25 @@ def test_labels_in_another_order_are_refused(make_model):
 def test_differing_numbers_of_classes_are_refused(make_model):
     with pytest.raises(ValueError, match="the student has 4 classes, the teacher 5"):
         check_compatible(make_model(num_labels=4).config, make_model().config)
+
+
+def test_another_task_is_refused(make_model):
+    teacher = make_model().config
+    student = SimpleNamespace(**{name: getattr(teacher, name) for name in CONTRACT})
+    check_compatible(student, teacher)
+    student.task = "audio-visual-segmentation"
+    with pytest.raises(
+        ValueError, match=r"student is for audio-visual-segmentation, the teacher for audio-visual-classification\."
+    ):
+        check_compatible(student, teacher)
+
+
+def test_another_number_of_frames_is_refused(make_model):
+    teacher = make_model().config
+    student = SimpleNamespace(**{name: getattr(teacher, name) for name in CONTRACT})
+    student.branch_grids = teacher.branch_grids | {"visual": ((4, 4), (4, 4))}
+    with pytest.raises(ValueError, match=r"visual branch: the student's tokens lie on 2 grids, the teacher's on 1;"):
+        check_compatible(student, teacher)
 
 
 def test_finer_student_is_refused(make_model):

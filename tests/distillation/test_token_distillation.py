@@ -13,7 +13,7 @@ from hf_emktd.distillation import (
 )
 from hf_emktd.distillation.token_distillation import gram_spread, token_grids
 
-FULL_GRIDS = {"audio": (8, 64), "visual": (14, 14)}
+FULL_GRIDS = {"audio": ((8, 64),), "visual": ((14, 14),), "fusion": ((8, 64), (14, 14))}
 ORTHOGONAL = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
 EQUAL = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
 OPPOSITE = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
@@ -62,7 +62,7 @@ def test_rbf_one_half_is_half_the_squared_error():
 @pytest.mark.parametrize("windowed", [False, True])
 @pytest.mark.parametrize("name", KERNELS)
 def test_gradient_equals_finite_differences(name, windowed):
-    windows = sliding_windows("visual", {"visual": (4, 4)}) if windowed else None
+    windows = sliding_windows("visual", {"visual": ((4, 4),)}) if windowed else None
     student, teacher = random_tokens(2, 16, 3).requires_grad_(), random_tokens(2, 16, 4, seed=1)
     assert torch.autograd.gradcheck(
         lambda tokens: token_distillation_loss(tokens, teacher, TokenKernel(name), windows=windows), student
@@ -134,8 +134,21 @@ def test_pooling_averages_neighbours_row_by_row():
 
 def test_pooling_fusion_tokens_keeps_the_modalities_apart():
     tokens = torch.cat([torch.arange(8.0), 100 + torch.arange(4.0)]).view(1, 12, 1)
-    pooled = pool_branch("fusion", tokens, {"audio": (2, 4), "visual": (2, 2)}, {"audio": (1, 2), "visual": (1, 1)})
+    pooled = pool_branch("fusion", tokens, {"fusion": ((2, 4), (2, 2))}, {"fusion": ((1, 2), (1, 1))})
     assert pooled.flatten().tolist() == [2.5, 4.5, 101.5]
+
+
+def test_pooling_frames_keeps_them_apart_and_in_order():
+    tokens = random_tokens(2, 3 * 16, 5)
+    pooled = pool_branch("visual", tokens, {"visual": ((4, 4),) * 3}, {"visual": ((2, 2),) * 3})
+    expected = [pool_tokens(tokens[:, 16 * frame : 16 * (frame + 1)], (4, 4), (2, 2)) for frame in range(3)]
+    assert torch.equal(pooled, torch.cat(expected, dim=1))
+    assert pool_branch("visual", tokens, {"visual": ((4, 4),) * 3}, {"visual": ((4, 4),) * 3}) is tokens
+
+
+def test_differing_numbers_of_slices_raise():
+    with pytest.raises(ValueError, match=r"visual branch: .* lie on 5 grids, the teacher's on 10; .*number of frames"):
+        pool_branch("visual", torch.ones(1, 40, 1), {"visual": ((2, 2),) * 10}, {"visual": ((2, 2),) * 5})
 
 
 def test_pooling_16_bit_tokens_gives_float32():
@@ -152,7 +165,7 @@ def test_pooling_onto_a_finer_grid_raises(target):
 def test_tokens_that_do_not_fill_their_grid_raise():
     with pytest.raises(ValueError, match=r"got 5 tokens, but the grid 2 x 2 has 4.*prefix tokens"):
         pool_tokens(torch.ones(1, 5, 1), (2, 2), (2, 2))
-    grids = {"audio": (2, 4), "visual": (2, 2)}
+    grids = {"fusion": ((2, 4), (2, 2))}
     with pytest.raises(ValueError, match=r"fusion tokens: got 8 tokens, but the grid 2 x 4 \+ 2 x 2 has 12"):
         pool_branch("fusion", torch.ones(1, 8, 1), grids, grids)
 
@@ -173,25 +186,32 @@ def test_windows_of_fourteen_start_at_0_3_and_7():
 
 
 def test_windows_of_a_four_by_four_grid():
-    windows = sliding_windows("visual", {"visual": (4, 4)})
+    windows = sliding_windows("visual", {"visual": ((4, 4),)})
     assert windows[0].tolist() == [0, 1, 4, 5]
     assert windows[4].tolist() == [5, 6, 9, 10]
     assert windows[8].tolist() == [10, 11, 14, 15]
 
 
 def test_fusion_windows_join_both_modalities():
-    windows = sliding_windows("fusion", {"audio": (4, 8), "visual": (4, 4)})
+    windows = sliding_windows("fusion", {"fusion": ((4, 8), (4, 4))})
     assert windows[0].tolist() == [0, 1, 2, 3, 8, 9, 10, 11, 32, 33, 36, 37]
 
 
+def test_windows_join_those_of_all_frames():
+    windows = sliding_windows("visual", {"visual": ((4, 4),) * 2})
+    assert windows.shape == (9, 2 * 4)
+    assert windows[4].tolist() == [5, 6, 9, 10, 21, 22, 25, 26]
+    assert windows.unique().tolist() == list(range(32))
+
+
 def test_odd_sides_are_covered():
-    windows = sliding_windows("visual", {"visual": (5, 7)})
+    windows = sliding_windows("visual", {"visual": ((5, 7),)})
     assert windows.shape == (9, 3 * 4)
     assert windows.unique().tolist() == list(range(35))
 
 
 def test_windowed_loss_is_the_mean_over_the_windows():
-    windows = sliding_windows("visual", {"visual": (4, 4)})
+    windows = sliding_windows("visual", {"visual": ((4, 4),)})
     student, teacher = random_tokens(2, 16, 3), random_tokens(2, 16, 5, seed=1)
     expected = torch.stack(
         [token_distillation_loss(student[:, window], teacher[:, window], TokenKernel()) for window in windows]
@@ -201,11 +221,14 @@ def test_windowed_loss_is_the_mean_over_the_windows():
 
 def test_windows_of_a_short_side_raise():
     with pytest.raises(ValueError, match="audio: sliding windows need sides of at least 4 tokens, got 2"):
-        sliding_windows("audio", {"audio": (2, 64)})
+        sliding_windows("audio", {"audio": ((2, 64),)})
+    with pytest.raises(ValueError, match="visual: sliding windows need sides of at least 4 tokens, got 3"):
+        sliding_windows("visual", {"visual": ((4, 4), (4, 3))})
 
 
 def test_token_grids_reads_the_config(make_model):
-    assert token_grids(make_model().config) == {"audio": (4, 8), "visual": (4, 4)}
+    config = make_model().config
+    assert token_grids(config) == {"audio": ((4, 8),), "visual": ((4, 4),), "fusion": ((4, 8), (4, 4))}
 
 
 def test_a_narrow_student_can_learn_the_relations():

@@ -13,7 +13,7 @@ from hf_emktd.training import (
     build_objectives,
 )
 
-GRIDS = {"audio": (4, 8), "visual": (4, 4)}
+GRIDS = {"audio": ((4, 8),), "visual": ((4, 4),), "fusion": ((4, 8), (4, 4))}
 
 
 def test_defaults_of_the_paper_and_of_the_trainer(tmp_path):
@@ -100,7 +100,7 @@ class TestObjectives:
     def test_grids_too_small_for_windows(self, tmp_path):
         args = make_arguments(tmp_path, ktd_sliding_window=True)
         with pytest.raises(ValueError, match="sliding windows need sides of at least 4 tokens, got 2"):
-            build_objectives(args, {"audio": (4, 4), "visual": (2, 2)})
+            build_objectives(args, GRIDS | {"visual": ((2, 2),)})
 
 
 def test_monitor_arguments_of_a_run_share_its_machine_and_precision(tmp_path):

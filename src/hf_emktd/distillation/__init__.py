@@ -14,6 +14,7 @@ from .objectives import (
 from .teacher import LiveTeacher, TeacherSignal, check_compatible, fingerprint
 from .token_distillation import (
     BRANCHES,
+    Grids,
     pool_branch,
     pool_tokens,
     sliding_windows,
@@ -33,6 +34,7 @@ __all__ = [
     "EntropyMonitorConfig",
     "EntropyMonitorOutput",
     "EntropyMonitoredDistillation",
+    "Grids",
     "KernelizedTokenDistillation",
     "LiveTeacher",
     "LogitDistillation",

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .entropy_monitor import EntropyMonitor
-from .token_distillation import BRANCHES, Grid, check_pools, token_grids
+from .token_distillation import BRANCHES, Grids, check_branch_pools, token_grids
 
-CONTRACT = ("audio_grid", "visual_grid", "branch_widths", "num_labels", "id2label")
+CONTRACT = ("task", "branch_grids", "branch_widths", "num_labels", "id2label")
 INPUTS = ("input_values", "pixel_values")
 
 
@@ -24,15 +24,15 @@ class TeacherSignal:
     What objectives need of the teacher for one batch.
 
     Args:
-        logits: `(batch, classes)`.
+        logits: `(batch, classes)`, or of masks `(batch, frames, height, width)`, before the sigmoid.
         tokens: by branch, `(batch, tokens, width)`; branches whose input is missing are left out.
-        grids: `{"audio": (frequency, time), "visual": (rows, columns)}` of `tokens`.
+        grids: by branch the grids of `tokens` in their order, [`~distillation.token_grids`].
         entropies: by branch, `(batch,)` in nats; empty without a monitor.
     """
 
     logits: Tensor
     tokens: dict[str, Tensor]
-    grids: dict[str, Grid]
+    grids: Grids
     entropies: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -104,18 +104,19 @@ def check_contract(config: Any, role: str) -> None:
 
 def check_compatible(student_config: Any, teacher_config: Any) -> None:
     """
-    Refuses a student and a teacher that cannot be distilled: another class list, a finer student grid, or a config
-    without the contract's fields.
+    Refuses a student and a teacher that cannot be distilled: another task or class list, another number of frames, a
+    finer student grid, or a config without the contract's fields.
 
     Raises:
         ValueError: naming both sides.
     """
     check_contract(student_config, "student")
     check_contract(teacher_config, "teacher")
+    _check_task("student", student_config, "teacher", teacher_config)
     _check_labels("student", student_config, "teacher", teacher_config)
     student_grids = token_grids(student_config)
-    for branch, teacher_grid in token_grids(teacher_config).items():
-        check_pools(f"{branch} branch", teacher_grid, student_grids[branch])
+    for branch, teacher_grids in token_grids(teacher_config).items():
+        check_branch_pools(branch, teacher_grids, student_grids[branch])
 
 
 def check_monitor(monitor: EntropyMonitor, teacher: PreTrainedModel) -> None:
@@ -143,6 +144,13 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _check_task(role: str, config: Any, other_role: str, other_config: Any) -> None:
+    if config.task != other_config.task:
+        raise ValueError(
+            f"the {role} is for {config.task}, the {other_role} for {other_config.task}. Both need the same task."
+        )
 
 
 def _check_labels(role: str, config: Any, other_role: str, other_config: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,16 +13,16 @@ from .kernels import TokenKernel, at_least_float32, autocast_disabled, unit_toke
 BRANCHES = ("audio", "visual", "fusion")
 
 Grid = tuple[int, int]
+Grids = dict[str, tuple[Grid, ...]]
 
 
-def token_grids(config: Any) -> dict[str, Grid]:
-    """`{"audio": (frequency, time), "visual": (rows, columns)}` of a model's config."""
-    return {"audio": tuple(config.audio_grid), "visual": tuple(config.visual_grid)}
-
-
-def branch_grids(branch: str, grids: Mapping[str, Grid]) -> list[Grid]:
-    """The grids whose tokens make up `branch`, in order: fusion tokens are the audio tokens, then the visual ones."""
-    return [grids["audio"], grids["visual"]] if branch == "fusion" else [grids[branch]]
+def token_grids(config: Any) -> Grids:
+    """
+    By branch the grids, (rows, columns), that the tokens of a model with this config lie on, in the order of the
+    tokens: CAV-MAE's fusion tokens are the audio grid, then the visual one; a model of several frames has one grid a
+    frame. Each grid is a slice of the tokens, row by row.
+    """
+    return dict(config.branch_grids)
 
 
 def pool_tokens(tokens: Tensor, grid_from: Grid, grid_to: Grid) -> Tensor:
@@ -36,7 +35,7 @@ def pool_tokens(tokens: Tensor, grid_from: Grid, grid_to: Grid) -> Tensor:
         ValueError: if the count of tokens is not that of `grid_from`, or `grid_to` is finer: copies of a teacher token
             would teach neighbouring student tokens to be equal.
     """
-    _check_count("tokens", tokens, [grid_from])
+    _check_count("tokens", tokens, (grid_from,))
     check_pools("tokens", grid_from, grid_to)
     if grid_from == grid_to:
         return tokens
@@ -44,15 +43,26 @@ def pool_tokens(tokens: Tensor, grid_from: Grid, grid_to: Grid) -> Tensor:
     return F.adaptive_avg_pool2d(image, grid_to).flatten(2).transpose(1, 2)
 
 
-def pool_branch(branch: str, tokens: Tensor, grids_from: Mapping[str, Grid], grids_to: Mapping[str, Grid]) -> Tensor:
-    """[`pool_tokens`] for the tokens of one branch; of fusion tokens each modality's slice is pooled by itself."""
-    sources, targets = branch_grids(branch, grids_from), branch_grids(branch, grids_to)
+def pool_branch(branch: str, tokens: Tensor, grids_from: Grids, grids_to: Grids) -> Tensor:
+    """[`pool_tokens`] for each slice of one branch's tokens by itself: a modality's or a frame's."""
+    sources, targets = grids_from[branch], grids_to[branch]
+    _check_slices(branch, sources, targets)
     _check_count(f"{branch} tokens", tokens, sources)
     if sources == targets:
         return tokens
     slices = tokens.split([rows * columns for rows, columns in sources], dim=1)
     pooled = [pool_tokens(part, *grids) for part, *grids in zip(slices, sources, targets, strict=True)]
     return torch.cat(pooled, dim=1)
+
+
+def check_branch_pools(branch: str, grids_from: tuple[Grid, ...], grids_to: tuple[Grid, ...]) -> None:
+    """
+    Raises `ValueError` unless both sides have equally many slices and every slice of `grids_from` is at least as fine
+    as that of `grids_to`.
+    """
+    _check_slices(branch, grids_from, grids_to)
+    for grid_from, grid_to in zip(grids_from, grids_to, strict=True):
+        check_pools(f"{branch} branch", grid_from, grid_to)
 
 
 def check_pools(what: str, grid_from: Grid, grid_to: Grid) -> None:
@@ -65,20 +75,20 @@ def check_pools(what: str, grid_from: Grid, grid_to: Grid) -> None:
         )
 
 
-def sliding_windows(branch: str, grids: Mapping[str, Grid]) -> Tensor:
+def sliding_windows(branch: str, grids: Grids) -> Tensor:
     """
     Token indices of nine overlapping windows of half the grid's sides, a quarter of a side apart: int64
     `(9, tokens / 4)`. Nine Gram matrices inside them hold 9 / 16 of the pairs of tokens.
 
-    The paper's Appendix C states the factor; the geometry is not given. A fusion window joins the audio window and the
-    visual window of the same number, so that pairs across the modalities, the reason for that branch, are kept. Odd
-    sides round half a side up (every token is covered) and the middle start down.
+    The paper's Appendix C states the factor; the geometry is not given. A window joins the windows of the same number
+    of all the branch's grids, so that pairs across modalities, the reason for the fusion branch, and across frames are
+    kept. Odd sides round half a side up (every token is covered) and the middle start down.
 
     Raises:
         ValueError: if a side is shorter than 4 tokens, where the three starts along it would coincide.
     """
     windows, offset = [], 0
-    for rows, columns in branch_grids(branch, grids):
+    for rows, columns in grids[branch]:
         index = torch.arange(rows * columns).view(rows, columns) + offset
         windows.append(
             torch.stack(
@@ -152,11 +162,19 @@ def _windowed_gram(tokens: Tensor, kernel: TokenKernel, windows: Tensor | None) 
     return kernel.of_unit_tokens(tokens).flatten(1)
 
 
-def _check_count(what: str, tokens: Tensor, grids: list[Grid]) -> None:
+def _check_slices(branch: str, sources: tuple[Grid, ...], targets: tuple[Grid, ...]) -> None:
+    if len(sources) != len(targets):
+        raise ValueError(
+            f"{branch} branch: the student's tokens lie on {len(targets)} grids, the teacher's on {len(sources)}; "
+            "slices are compared one by one. Give both models the same modalities and the same number of frames."
+        )
+
+
+def _check_count(what: str, tokens: Tensor, grids: tuple[Grid, ...]) -> None:
     expected = sum(rows * columns for rows, columns in grids)
     if tokens.shape[1] != expected:
         shapes = " + ".join(f"{rows} x {columns}" for rows, columns in grids)
         raise ValueError(
-            f"{what}: got {tokens.shape[1]} tokens, but the grid {shapes} has {expected}. The config's audio_grid and "
-            "visual_grid must describe the tokens that the model returns, prefix tokens dropped."
+            f"{what}: got {tokens.shape[1]} tokens, but the grid {shapes} has {expected}. The config's branch_grids "
+            "must describe the tokens that the model returns, prefix tokens dropped."
         )

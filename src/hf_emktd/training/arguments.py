@@ -12,7 +12,7 @@ from ..distillation.token_distillation import BRANCHES
 from .objectives import build_objectives
 
 # Large enough for sliding windows: only the constants are checked on it.
-ANY_GRIDS = {"audio": (4, 4), "visual": (4, 4)}
+ANY_GRIDS = dict.fromkeys(BRANCHES, ((4, 4),))
 
 
 @dataclass

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..distillation.kernels import TokenKernel
 from ..distillation.objectives import OBJECTIVES, DistillationObjective
-from ..distillation.token_distillation import Grid
+from ..distillation.token_distillation import Grids
 
 if TYPE_CHECKING:
     from .arguments import DistillationArguments
 
 
-def build_objectives(args: DistillationArguments, student_grids: Mapping[str, Grid]) -> list[DistillationObjective]:
+def build_objectives(args: DistillationArguments, student_grids: Grids) -> list[DistillationObjective]:
     """
     Objectives named by `args.objective`, in that order, for a student with these token grids
     ([`~distillation.token_grids`] of its config).
@@ -24,7 +23,7 @@ def build_objectives(args: DistillationArguments, student_grids: Mapping[str, Gr
     return [OBJECTIVES[name](**_options(name, args, student_grids)) for name in args.objective]
 
 
-def _options(name: str, args: DistillationArguments, student_grids: Mapping[str, Grid]) -> dict[str, Any]:
+def _options(name: str, args: DistillationArguments, student_grids: Grids) -> dict[str, Any]:
     if name == "kd":
         return {"temperature": args.kd_temperature, "weight": args.kd_weight}
     kernel = TokenKernel(args.ktd_kernel, gamma=args.ktd_gamma, degree=args.ktd_degree, constant=args.ktd_constant)

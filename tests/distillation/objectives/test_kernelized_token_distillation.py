@@ -11,9 +11,13 @@ from hf_emktd.distillation.token_distillation import (
     token_distillation_loss,
 )
 
-PAIR = {"audio": (1, 2), "visual": (1, 2)}
+PAIR = {"audio": ((1, 2),)}
 ORTHOGONAL = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
 EQUAL = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+
+
+def grids_of(audio, visual):
+    return {"audio": (audio,), "visual": (visual,), "fusion": (audio, visual)}
 
 
 def ktd(grids, **options):
@@ -56,7 +60,7 @@ def test_spread_is_the_mean_over_clips_of_unequal_batches(student_grids, make_si
 
 def test_spread_is_measured_on_what_is_compared(student_grids, make_signal):
     """Pooled onto the student's grid, and inside the windows."""
-    grids = {"audio": (8, 8), "visual": (8, 8)}
+    grids = grids_of((8, 8), (8, 8))
     signal = make_signal(grids)
     objective = ktd(student_grids, sliding_windows=True)
     objective.calibrate([signal])
@@ -96,9 +100,9 @@ def test_scaled_loss_does_not_see_the_contrast_of_a_branch(name, student_grids, 
 @pytest.mark.parametrize("windowed", [False, True])
 @pytest.mark.parametrize("name", KERNELS)
 def test_gradient_equals_finite_differences(name, windowed, make_tokens, make_signal, make_output):
-    grids = {"audio": (4, 4), "visual": (4, 4)}
+    grids = grids_of((4, 4), (4, 4))
     objective = ktd(grids, kernel=TokenKernel(name), sliding_windows=windowed)
-    signal = make_signal({"audio": (4, 8), "visual": (4, 4)}, batch=1, dtype=torch.float64)
+    signal = make_signal(grids_of((4, 8), (4, 4)), batch=1, dtype=torch.float64)
     objective.calibrate([signal])
     tokens = make_tokens(grids, width=2, batch=1, seed=1, dtype=torch.float64)
 
@@ -118,7 +122,7 @@ def test_perfect_student_has_loss_zero(student_grids, make_signal, make_output):
 
 
 def test_larger_teacher_grid_is_pooled(student_grids, make_tokens, make_signal, make_output):
-    grids = {"audio": (8, 16), "visual": (4, 8)}
+    grids = grids_of((8, 16), (4, 8))
     signal, tokens = make_signal(grids), make_tokens(seed=1)
     parts = ktd(student_grids, scale="none")(make_output(tokens), signal)
     pooled = pool_branch("audio", signal.tokens["audio"], grids, student_grids)
@@ -216,14 +220,14 @@ def test_recalibration_replaces_the_scale(make_output):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"student_grids": {"audio": (4, 8)}}, "needs the grids of 'audio' and 'visual'"),
-        ({"student_grids": {"audio": (4, 8), "visual": (0, 4)}}, "needs two positive sides"),
+        ({"student_grids": {"audio": ((4, 8),)}}, "needs the grids of visual, fusion, got"),
+        ({"student_grids": grids_of((4, 8), (0, 4))}, "needs two positive sides"),
         ({"delta": 0.0}, "delta must be positive, got 0.0"),
         ({"weight": 0.0}, "weight must be positive, got 0.0"),
         ({"scale": "auto"}, "unknown scale 'auto'; known are teacher_spread, none"),
         ({"branches": ("audio", "video")}, r"branches must name some of .*got \['audio', 'video'\]"),
         ({"branches": ()}, "branches must name some of"),
-        ({"student_grids": {"audio": (2, 8), "visual": (4, 4)}, "sliding_windows": True}, "at least 4 tokens, got 2"),
+        ({"student_grids": grids_of((2, 8), (4, 4)), "sliding_windows": True}, "at least 4 tokens, got 2"),
     ],
 )
 def test_invalid_option_raises(options, message, student_grids):

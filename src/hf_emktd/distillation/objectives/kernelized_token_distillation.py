@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from ..kernels import TokenKernel
 from ..teacher import TeacherSignal
 from ..token_distillation import (
     BRANCHES,
-    Grid,
+    Grids,
     gram_spread,
     pool_branch,
     sliding_windows,
@@ -41,9 +41,8 @@ class KernelizedTokenDistillation(DistillationObjective):
     contrast of the branch.
 
     Args:
-        student_grids (`dict[str, tuple[int, int]]`):
-            `{"audio": (frequency, time), "visual": (rows, columns)}`: [`~distillation.token_grids`] of the student's
-            config.
+        student_grids (`dict[str, tuple[tuple[int, int], ...]]`):
+            By branch the grids that the student's tokens lie on: [`~distillation.token_grids`] of its config.
         kernel (`TokenKernel`, *optional*, defaults to the RBF kernel with gamma 0.5, the paper's best).
         delta (`float`, *optional*, defaults to 1.0): Huber threshold, as in the paper.
         weight (`float`, *optional*, defaults to 1.0): factor of every part, in units of `scale`.
@@ -70,7 +69,7 @@ class KernelizedTokenDistillation(DistillationObjective):
 
     def __init__(
         self,
-        student_grids: Mapping[str, Grid],
+        student_grids: Grids,
         kernel: TokenKernel | None = None,
         delta: float = 1.0,
         weight: float = 1.0,
@@ -81,7 +80,7 @@ class KernelizedTokenDistillation(DistillationObjective):
         super().__init__()
         _check_options(student_grids, delta, scale, branches)
         check_weight(self, weight)
-        self.student_grids = {modality: tuple(grid) for modality, grid in student_grids.items()}
+        self.student_grids = dict(student_grids)
         self.kernel = TokenKernel() if kernel is None else kernel
         self.delta = delta
         self.weight = weight
@@ -197,14 +196,18 @@ class KernelizedTokenDistillation(DistillationObjective):
         self.teacher_spread[BRANCHES.index(branch)] = spread
 
 
-def _check_options(student_grids: Mapping[str, Grid], delta: float, scale: str, branches: Sequence[str]) -> None:
-    if set(student_grids) != {"audio", "visual"}:
-        raise ValueError(f"student_grids needs the grids of 'audio' and 'visual', got {dict(student_grids)}.")
-    if any(len(grid) != 2 or min(grid) < 1 for grid in student_grids.values()):
-        raise ValueError(f"student_grids needs two positive sides for each modality, got {dict(student_grids)}.")
+def _check_options(student_grids: Grids, delta: float, scale: str, branches: Sequence[str]) -> None:
+    if not branches or not set(branches) <= set(BRANCHES):
+        raise ValueError(f"branches must name some of {', '.join(BRANCHES)}, got {list(branches)}.")
+    missing = [branch for branch in branches if not student_grids.get(branch)]
+    if missing:
+        raise ValueError(
+            f"student_grids needs the grids of {', '.join(missing)}, got {dict(student_grids)}. Pass token_grids of "
+            "the student's config."
+        )
+    if any(min(grid) < 1 for branch in branches for grid in student_grids[branch]):
+        raise ValueError(f"student_grids needs two positive sides for each grid, got {dict(student_grids)}.")
     if not delta > 0:
         raise ValueError(f"delta must be positive, got {delta}.")
     if scale not in SCALES:
         raise ValueError(f"unknown scale {scale!r}; known are {', '.join(SCALES)}.")
-    if not branches or not set(branches) <= set(BRANCHES):
-        raise ValueError(f"branches must name some of {', '.join(BRANCHES)}, got {list(branches)}.")
