@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from hf_emktd.data import generation as generation_module
 from hf_emktd.data import load_clips, read_clip
 from hf_emktd.data import touchtone as touchtone_module
 from hf_emktd.data.touchtone import (
@@ -140,7 +141,8 @@ def test_a_loser_of_the_race_uses_the_winners_set(tmp_path, monkeypatch):
 
     def slower(folder, options, num_proc):
         write_set(folder, options, num_proc)
-        write_set(tmp_path / "set", options, num_proc)
+        monkeypatch.setattr(touchtone_module, "_write_set", write_set)
+        Touchtone(tmp_path / "set", **TINY)
 
     monkeypatch.setattr(touchtone_module, "_write_set", slower)
     assert len(Touchtone(tmp_path / "set", **TINY).splits["train"]) == 20
@@ -149,14 +151,14 @@ def test_a_loser_of_the_race_uses_the_winners_set(tmp_path, monkeypatch):
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="processes are forked")
 def test_several_processes_make_the_same_clips(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(touchtone_module, "CLIPS_PER_PROCESS", 10)
+    monkeypatch.setattr(generation_module, "CLIPS_PER_PROCESS", 10)
     Touchtone(tmp_path / "set", num_proc=2, **TINY)
     for path in sorted((folder / "clips").iterdir()):
         assert path.read_bytes() == (tmp_path / "set" / "clips" / path.name).read_bytes()
 
 
 def test_splits_share_no_handwriting():
-    images = {split: touchtone_module._split_images(split) for split in IMAGE_SHARES}
+    images = {split: touchtone_module.split_images(split) for split in IMAGE_SHARES}
     assert sum(len(own) for split in images.values() for own in split) == len(load_digits().target) == 1797
     for digit in range(10):
         total = sum(len(images[split][digit]) for split in images)
@@ -191,12 +193,12 @@ def test_clear_tones_tell_the_digit_and_drowned_ones_do_not():
 
 def test_signal_to_noise_ratio_is_in_decibels():
     waveform = np.zeros(16000)
-    touchtone_module._add_tone(waveform, np.array([697.0, 1209.0]), 4.0, 0.5, np.random.default_rng(0))
+    touchtone_module.add_tone(waveform, np.array([697.0, 1209.0]), 4.0, 0.5, np.random.default_rng(0))
     sounding = np.flatnonzero(waveform)
     assert sounding[-1] - sounding[0] == pytest.approx(8000, abs=5)
     middle = waveform[sounding[0] + 400 : sounding[-1] - 400]
     assert np.mean(middle**2) == pytest.approx(4.0, rel=0.02)
-    assert touchtone_module._draw_noise(16000, np.random.default_rng(0)).std() == pytest.approx(1.0)
+    assert touchtone_module.draw_noise(16000, np.random.default_rng(0)).std() == pytest.approx(1.0)
 
 
 def test_peak_level_stays_below_full_scale():

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
-import os
-import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
-from datasets.utils import tqdm
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 
+from .generation import check_options, default_folder, identity_of, in_processes, make_once
 from .media import PathLike, write_clip
-from .processes import fork_without_garbage
 from .vggsound import index_vggsound_layout
 
 if TYPE_CHECKING:
@@ -46,15 +39,14 @@ DTMF_FREQUENCIES = (
 )
 # share of the 1,797 handwritten images in each split, whatever the seed: no image is in two splits
 IMAGE_SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
+KIND = "touchtone"
 CSV_NAME = "touchtone.csv"
-OPTIONS_NAME = "touchtone.json"
 CLIPS_FOLDER = "clips"
 SAMPLING_RATE = 16000
 FRAMES_PER_SECOND = 10
 TONE_RAMP_SECONDS = 0.01
 # Part of every set's identity: raise it when the same options give other clips.
 GENERATOR_VERSION = 1
-CLIPS_PER_PROCESS = 64
 
 
 @dataclass(frozen=True)
@@ -112,13 +104,7 @@ class TouchtoneOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            if isinstance(option.default, tuple):
-                # lists come from JSON and YAML
-                object.__setattr__(self, option.name, tuple(getattr(self, option.name)))
-                _check_range(option.name, getattr(self, option.name))
-            elif getattr(self, option.name) < 0:
-                raise ValueError(f"{option.name} must not be negative, got {getattr(self, option.name)}.")
+        check_options(self)
         hard = self.occluded_probability + self.drowned_probability + self.both_hard_probability
         if hard > 1:
             raise ValueError(f"occluded, drowned and both_hard probability must sum to at most 1, got {hard}.")
@@ -152,56 +138,10 @@ def Touchtone(data_dir: PathLike | None = None, *, num_proc: int | None = None, 
         ValueError: if `data_dir` holds something else, or a set with other options.
     """
     settings = TouchtoneOptions(**options)
-    folder = _default_folder(settings) if data_dir is None else Path(data_dir)
-    if not _holds(folder, settings):
-        _generate(folder, settings, num_proc)
+    identity = identity_of(settings, generator_version=GENERATOR_VERSION)
+    folder = default_folder(KIND, identity) if data_dir is None else Path(data_dir)
+    make_once(folder, KIND, identity, lambda unfinished: _write_set(unfinished, settings, num_proc))
     return index_vggsound_layout(folder / CSV_NAME, folder / CLIPS_FOLDER, TOUCHTONE_LABELS)
-
-
-def _check_range(name: str, value: tuple[float, ...]) -> None:
-    if len(value) != 2 or value[0] > value[1]:
-        raise ValueError(f"{name} must be a range (low, high), got {value}.")
-
-
-def _identity(options: TouchtoneOptions) -> dict:
-    return json.loads(json.dumps({"generator_version": GENERATOR_VERSION, **asdict(options)}))
-
-
-def _default_folder(options: TouchtoneOptions) -> Path:
-    digest = hashlib.sha256(json.dumps(_identity(options), sort_keys=True).encode()).hexdigest()[:16]
-    return Path(datasets.config.HF_DATASETS_CACHE) / "touchtone" / digest
-
-
-def _holds(folder: Path, options: TouchtoneOptions) -> bool:
-    """Whether `folder` is this set (the options are written last); an empty or absent folder is free to use."""
-    if not folder.exists() or not any(folder.iterdir()):
-        return False
-    if not (folder / OPTIONS_NAME).exists():
-        raise ValueError(f"{folder} is not empty and not a touchtone set; choose another data_dir.")
-    found, asked = json.loads((folder / OPTIONS_NAME).read_text()), _identity(options)
-    differing = [
-        f"{name}={found.get(name)} (asked: {asked[name]})" for name in asked if found.get(name) != asked[name]
-    ]
-    if differing:
-        raise ValueError(
-            f"{folder} holds a touchtone set with {', '.join(differing)}; ask for these options, choose another "
-            "data_dir or delete the folder."
-        )
-    return True
-
-
-def _generate(folder: Path, options: TouchtoneOptions, num_proc: int | None) -> None:
-    """Makes the set beside its place and moves it there whole, so an interrupted one is never taken for complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        unfinished = Path(temporary) / folder.name
-        _write_set(unfinished, options, num_proc)
-        try:
-            os.replace(unfinished, folder)
-        except OSError:
-            # another process may have finished the same set first
-            if not _holds(folder, options):
-                raise
 
 
 def _write_set(folder: Path, options: TouchtoneOptions, num_proc: int | None) -> None:
@@ -212,9 +152,7 @@ def _write_set(folder: Path, options: TouchtoneOptions, num_proc: int | None) ->
             (clip_id, 0, TOUCHTONE_LABELS[digit], split) for clip_id, split, _, digit in clips
         )
     jobs = [(folder / CLIPS_FOLDER / f"{clip_id}_000000.mp4", options, *clip) for clip_id, *clip in clips]
-    for _ in tqdm(_written(jobs, num_proc), total=len(jobs), desc="Touchtone", unit="clips"):
-        pass
-    (folder / OPTIONS_NAME).write_text(json.dumps(_identity(options), indent=2) + "\n")
+    in_processes(_write, jobs, num_proc, "Touchtone")
 
 
 def _clips(options: TouchtoneOptions) -> Iterator[tuple[str, str, int, int]]:
@@ -224,15 +162,6 @@ def _clips(options: TouchtoneOptions) -> Iterator[tuple[str, str, int, int]]:
         for position in range(size):
             yield f"touch{number:06d}", split, position, position % len(TOUCHTONE_LABELS)
             number += 1
-
-
-def _written(jobs: list[tuple], num_proc: int | None) -> Iterator[None]:
-    num_proc = min(num_proc or os.cpu_count() or 1, max(1, len(jobs) // CLIPS_PER_PROCESS))
-    if num_proc == 1:
-        yield from map(_write, jobs)
-        return
-    with fork_without_garbage(), ProcessPoolExecutor(num_proc) as executor:
-        yield from executor.map(_write, jobs, chunksize=16)
 
 
 def _write(job: tuple[Path, TouchtoneOptions, str, int, int]) -> None:
@@ -247,14 +176,14 @@ def draw_clip(options: TouchtoneOptions, split: str, position: int, digit: int) 
     """
     random = np.random.default_rng([options.seed, list(IMAGE_SHARES).index(split), position])
     occluded, drowned = _draw_difficulty(options, random)
-    images = _split_images(split)[digit]
+    images = split_images(split)[digit]
     image = images[random.integers(len(images))]
     frames = _draw_frames(image, occluded, options, random)
     return frames, _draw_waveform(digit, drowned, options, random)
 
 
 @cache
-def _split_images(split: str) -> list[np.ndarray]:
+def split_images(split: str) -> list[np.ndarray]:
     """The 8x8 images of one split, uint8 `(images, 8, 8)` for each digit."""
     data = load_digits()
     first = sum(list(IMAGE_SHARES.values())[: list(IMAGE_SHARES).index(split)])
@@ -338,19 +267,19 @@ def _draw_cover(left: int, top: int, side: int, share: float, random: np.random.
 
 def _draw_waveform(digit: int, drowned: bool, options: TouchtoneOptions, random: np.random.Generator) -> np.ndarray:
     samples = round(options.seconds * SAMPLING_RATE)
-    waveform = _draw_noise(samples, random)
+    waveform = draw_noise(samples, random)
     snr_db = random.uniform(*(options.drowned_snr_db if drowned else options.tone_snr_db))
     power = 10 ** (snr_db / 10)
     detune = 1 + random.uniform(-options.detune, options.detune, 2)
     seconds = random.uniform(*options.tone_seconds)
-    _add_tone(waveform, np.multiply(DTMF_FREQUENCIES[digit], detune), power, seconds, random)
+    add_tone(waveform, np.multiply(DTMF_FREQUENCIES[digit], detune), power, seconds, random)
     for _ in range(int(random.integers(options.max_beeps + 1))):
-        _add_tone(waveform, random.uniform(600, 1600, 1), power / 2, random.uniform(0.05, 0.2), random)
+        add_tone(waveform, random.uniform(600, 1600, 1), power / 2, random.uniform(0.05, 0.2), random)
     peak = 10 ** (random.uniform(*options.peak_db) / 20)
     return (waveform * (peak / np.abs(waveform).max())).astype(np.float32)
 
 
-def _draw_noise(samples: int, random: np.random.Generator) -> np.ndarray:
+def draw_noise(samples: int, random: np.random.Generator) -> np.ndarray:
     """Noise of power 1 between white and pink."""
     spectrum = np.fft.rfft(random.standard_normal(samples))
     spectrum *= np.maximum(np.arange(len(spectrum)), 1) ** (-random.uniform(0, 0.5))
@@ -358,7 +287,7 @@ def _draw_noise(samples: int, random: np.random.Generator) -> np.ndarray:
     return noise / noise.std()
 
 
-def _add_tone(
+def add_tone(
     waveform: np.ndarray, frequencies: np.ndarray, power: float, seconds: float, random: np.random.Generator
 ) -> None:
     """Adds equally loud sines of `power` in all, from a random onset on, with soft edges."""
