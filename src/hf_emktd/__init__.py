@@ -2,6 +2,14 @@
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoProcessor
 
+from .models.avsegformer import (
+    AvSegFormerConfig,
+    AvSegFormerFeatureExtractor,
+    AvSegFormerForAudioVisualSegmentation,
+    AvSegFormerImageProcessor,
+    AvSegFormerModel,
+    AvSegFormerProcessor,
+)
 from .models.cav_mae import (
     CavMaeConfig,
     CavMaeFeatureExtractor,
@@ -19,21 +27,36 @@ def _register_auto_classes() -> None:
     Makes the Auto classes know this package's models, both ways: as soon as it is imported, and, since saved models
     carry their code, through `trust_remote_code=True` where it is not installed.
     """
-    AutoConfig.register(CavMaeConfig.model_type, CavMaeConfig)
-    AutoModel.register(CavMaeConfig, CavMaeForAudioVisualClassification)
-    AutoFeatureExtractor.register(CavMaeConfig, CavMaeFeatureExtractor)
-    AutoImageProcessor.register(CavMaeConfig, image_processor_classes={"pil": CavMaeImageProcessor})
-    AutoProcessor.register(CavMaeConfig, CavMaeProcessor)
-    CavMaeConfig.register_for_auto_class("AutoConfig")
-    CavMaeForAudioVisualClassification.register_for_auto_class("AutoModel")
-    CavMaeFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
-    CavMaeImageProcessor.register_for_auto_class("AutoImageProcessor")
-    CavMaeProcessor.register_for_auto_class("AutoProcessor")
+    cav_mae = (CavMaeConfig, CavMaeForAudioVisualClassification)
+    _register_family(*cav_mae, CavMaeFeatureExtractor, CavMaeImageProcessor, CavMaeProcessor)
+    avsegformer = (AvSegFormerConfig, AvSegFormerForAudioVisualSegmentation)
+    _register_family(*avsegformer, AvSegFormerFeatureExtractor, AvSegFormerImageProcessor, AvSegFormerProcessor)
+
+
+def _register_family(
+    config: type, model: type, feature_extractor: type, image_processor: type, processor: type
+) -> None:
+    AutoConfig.register(config.model_type, config)
+    AutoModel.register(config, model)
+    AutoFeatureExtractor.register(config, feature_extractor)
+    AutoImageProcessor.register(config, image_processor_classes={"pil": image_processor})
+    AutoProcessor.register(config, processor)
+    config.register_for_auto_class("AutoConfig")
+    model.register_for_auto_class("AutoModel")
+    feature_extractor.register_for_auto_class("AutoFeatureExtractor")
+    image_processor.register_for_auto_class("AutoImageProcessor")
+    processor.register_for_auto_class("AutoProcessor")
 
 
 _register_auto_classes()
 
 __all__ = [
+    "AvSegFormerConfig",
+    "AvSegFormerFeatureExtractor",
+    "AvSegFormerForAudioVisualSegmentation",
+    "AvSegFormerImageProcessor",
+    "AvSegFormerModel",
+    "AvSegFormerProcessor",
     "CavMaeConfig",
     "CavMaeFeatureExtractor",
     "CavMaeForAudioVisualClassification",
