@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_emktd.data import features as features_module
 from hf_emktd.data.clip_source import ClipReport, ClipRow, ClipSource
 from hf_emktd.data.features import decode_fbank, decode_frame, extract_features, input_parameters
 from hf_emktd.data.media import read_clip, write_clip
@@ -160,7 +159,7 @@ def test_each_clip_is_decoded_once(tmp_path, processor):
 
 def test_the_cache_knows_processor_options_and_clips(tmp_path, processor):
     def key(files, processor=processor, num_frames=4):
-        return features_module._cache_key(make_source(files).splits["train"], processor, {"num_frames": num_frames})
+        return extract_features(make_source(files), processor, num_frames=num_frames)["train"]._fingerprint
 
     files = make_clips(tmp_path)
     assert key(files) == key(files)

@@ -1,0 +1,153 @@
+"""One pass over all clips of a source, cached as a `datasets.DatasetDict`, that counts what it meets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import torch
+from datasets import Dataset, DatasetDict, Features, List, Value
+from transformers.utils import logging
+
+from .media import MediaError
+from .processes import fork_without_garbage
+
+if TYPE_CHECKING:
+    from .clip_source import ClipSource
+
+
+__all__ = ["cache_key", "extract_once"]
+
+logger = logging.get_logger(__name__)
+
+UNUSABLE = frozenset({"corrupt", "soundless", "pictureless"})
+OWN_COLUMNS = ("clip_id", "label")
+# a further process only pays off for this many clips
+CLIPS_PER_PROCESS = 64
+# rows written at once; 262 kB a row at the official size
+WRITER_BATCH_SIZE = 128
+
+
+def extract_once(
+    source: ClipSource,
+    extract_clip: Callable[..., dict[str, Any]],
+    columns: Mapping[str, Any],
+    *,
+    parameters: Any,
+    num_proc: int | None = None,
+    **options: Any,
+) -> DatasetDict:
+    """
+    Calls `extract_clip(row, **options)` for every clip of every split and stores what it returns.
+
+    Each split is cached in the `datasets` cache directory under a key made of its clips (names, labels, order, size
+    and time of change of their files) and `parameters`. Clips that are corrupt or lack sound or picture are left out;
+    all problems are counted in `source.report`, also when the cache is used.
+
+    Args:
+        source: [`ClipSource`]; `clip_id` and `label` are kept, all other columns are paths.
+        extract_clip: module-level function; its result has `columns` and `problems`, kinds of [`ClipReport`] that
+            apply. A [`MediaError`] that it raises makes the clip corrupt.
+        columns: `datasets` feature of each column that it returns.
+        parameters: plain JSON values that decide the content.
+        num_proc: number of processes; *optional*, defaults to one for each core at hand and `CLIPS_PER_PROCESS` clips.
+        options: passed on to `extract_clip`.
+    """
+    splits = {}
+    for split, clips in source.splits.items():
+        key = cache_key(clips, parameters)
+        extracted = _extract_split(clips, split, key, extract_clip, columns, num_proc, options)
+        splits[split] = _usable(extracted, split, source)
+    return DatasetDict(splits)
+
+
+def cache_key(clips: Dataset, parameters: Any) -> str:
+    """Identifies what is extracted from `clips` with these parameters."""
+    # Not the manifest hash: it knows neither the order of the clips nor the ids of their labels, which are stored.
+    rows = [clips["clip_id"][:], clips["label"][:], clips.features["label"].names]
+    files = {name: [_state_of(paths) for paths in clips[name][:]] for name in _path_columns(clips)}
+    return hashlib.sha256(json.dumps([rows, files, parameters], sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _path_columns(clips: Dataset) -> list[str]:
+    return [column for column in clips.column_names if column not in OWN_COLUMNS]
+
+
+def _state_of(paths: str | list[str | None] | None) -> list | tuple[int, int] | None:
+    """Size and time of change of files: what tells another recording of the same name and length."""
+    if paths is None:
+        return None
+    if isinstance(paths, list):
+        return [_state_of(path) for path in paths]
+    status = os.stat(paths)
+    return status.st_size, status.st_mtime_ns
+
+
+def _extract_split(
+    clips: Dataset,
+    split: str,
+    key: str,
+    extract_clip: Callable[..., dict[str, Any]],
+    columns: Mapping[str, Any],
+    num_proc: int | None,
+    options: Mapping[str, Any],
+) -> Dataset:
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_emktd_features" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    problems = List({"kind": Value("string"), "reason": Value("string")})
+    own = {column: clips.features[column] for column in OWN_COLUMNS}
+    with fork_without_garbage():
+        return clips.map(
+            _extract_row,
+            with_rank=True,
+            remove_columns=_path_columns(clips),
+            features=Features({**own, **columns, "problems": problems}),
+            fn_kwargs={"extract_clip": extract_clip, "columns": list(columns), "options": dict(options)},
+            num_proc=_processes(len(clips), num_proc),
+            writer_batch_size=WRITER_BATCH_SIZE,
+            new_fingerprint=f"{key}-{split}",
+            cache_file_name=str(folder / f"{split}.arrow"),
+            desc=f"Features ({split})",
+        )
+
+
+def _processes(num_clips: int, num_proc: int | None) -> int | None:
+    if num_proc is None:
+        num_proc = min(os.cpu_count() or 1, num_clips // CLIPS_PER_PROCESS)
+    return num_proc if num_proc > 1 else None
+
+
+def _extract_row(
+    row: dict[str, Any],
+    rank: int | None,
+    extract_clip: Callable[..., dict[str, Any]],
+    columns: list[str],
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    if rank is not None:
+        # a forked process must not enter the parent's thread pool, and there is one process per core already
+        torch.set_num_threads(1)
+    try:
+        return extract_clip(row, **options)
+    except MediaError as error:
+        return {**dict.fromkeys(columns), "problems": [{"kind": "corrupt", "reason": str(error)}]}
+
+
+def _usable(extracted: Dataset, split: str, source: ClipSource) -> Dataset:
+    """Counts what the extraction found and drops the clips no model can use."""
+    keep = []
+    for index, (clip_id, problems) in enumerate(zip(extracted["clip_id"], extracted["problems"], strict=True)):
+        for problem in problems:
+            source.report.add(split, problem["kind"], clip_id, problem["reason"])
+        if not any(problem["kind"] in UNUSABLE for problem in problems):
+            keep.append(index)
+    extracted = extracted.remove_columns("problems")
+    if len(keep) == len(extracted):
+        return extracted
+    logger.warning(f"{len(extracted) - len(keep)} of {len(extracted)} {split} clips are unusable; see the report.")
+    return extracted.select(keep)
