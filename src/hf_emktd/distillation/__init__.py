@@ -6,10 +6,12 @@ from .entropy_monitor import EntropyMonitor, EntropyMonitorConfig, EntropyMonito
 from .kernels import KERNELS, TokenKernel
 from .objectives import (
     OBJECTIVES,
+    OBJECTIVES_OF_TASK,
     DistillationObjective,
     EntropyMonitoredDistillation,
     KernelizedTokenDistillation,
     LogitDistillation,
+    MaskLogitDistillation,
 )
 from .teacher import LiveTeacher, TeacherSignal, check_compatible, fingerprint
 from .token_distillation import (
@@ -29,6 +31,7 @@ __all__ = [
     "BRANCHES",
     "KERNELS",
     "OBJECTIVES",
+    "OBJECTIVES_OF_TASK",
     "DistillationObjective",
     "EntropyMonitor",
     "EntropyMonitorConfig",
@@ -38,6 +41,7 @@ __all__ = [
     "KernelizedTokenDistillation",
     "LiveTeacher",
     "LogitDistillation",
+    "MaskLogitDistillation",
     "TeacherSignal",
     "TokenKernel",
     "check_compatible",
