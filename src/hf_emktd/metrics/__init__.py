@@ -12,30 +12,45 @@ from .event_classification import (
     mean_average_precision,
     mean_roc_auc,
 )
+from .segmentation import (
+    IGNORE_INDEX,
+    SegmentationMeter,
+    compute_mask_metrics,
+    frame_statistics,
+    preprocess_mask_logits,
+    segmentation_metrics,
+)
 
 if TYPE_CHECKING:
-    from .evaluate_metric import EventClassification
+    from .evaluate_metric import EventClassification, SegmentationMetric
 
 __all__ = [
+    "IGNORE_INDEX",
     "EventClassification",
+    "SegmentationMeter",
+    "SegmentationMetric",
     "accuracy",
     "average_frame_probabilities",
     "compute_event_metrics",
+    "compute_mask_metrics",
     "count_macs",
     "count_parameters",
     "d_prime",
     "dummy_clip",
     "event_classification_metrics",
+    "frame_statistics",
     "mean_average_precision",
     "mean_roc_auc",
     "measure_latency_ms",
+    "preprocess_mask_logits",
+    "segmentation_metrics",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # on demand, see evaluate_metric.py
-    if name == "EventClassification":
-        from .evaluate_metric import EventClassification
+    if name in ("EventClassification", "SegmentationMetric"):
+        from . import evaluate_metric
 
-        return EventClassification
+        return getattr(evaluate_metric, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
