@@ -22,7 +22,7 @@ import torchaudio
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "models" / "cav_mae"))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "models" / "cav_mae")]
 
 from cav_mae_formulas import (  # noqa: E402
     decoder_shapes,

@@ -11,13 +11,13 @@ sizes are inferred from the tensors. Of a pre-trained one the decoder is dropped
 import argparse
 import csv
 import math
-import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from ..checkpoints import CheckpointError, check_tensors, read_checkpoint, shape_of
 from .configuration_cav_mae import CavMaeConfig
 from .modeling_cav_mae import CavMaeForAudioVisualClassification
 from .processing_cav_mae import CavMaeProcessor
@@ -57,10 +57,6 @@ RENAMES = tuple(
         (r"^mlp_head\.1\.", "classifier.dense."),
     )
 )
-
-
-class CheckpointError(ValueError):
-    """A file is not a CAV-MAE checkpoint that can be converted, or does not fit the label names."""
 
 
 @dataclass
@@ -123,37 +119,12 @@ def convert_checkpoint(
     config.single_modality_mode = single_modality_mode
     model = CavMaeForAudioVisualClassification(config)
     converted = {rename_key(key): tensor.float() for key, tensor in state.items() if not DECODER_KEYS.match(key)}
-    initialised = _check_keys(converted, model)
+    initialised = check_tensors(converted, model, "CAV-MAE", "classifier.", "its other tensors or the label names")
     model.load_state_dict(converted, strict=False)
     model.save_pretrained(output_dir)
     CavMaeProcessor.from_config(config).save_pretrained(output_dir)
     dropped = [key for key in state if DECODER_KEYS.match(key)]
     return ConversionReport(config, model.num_parameters(), dropped, initialised)
-
-
-def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
-    """
-    State dict of an official file under the official names, without the `module.` that DataParallel put in front.
-
-    Raises:
-        [`CheckpointError`]: if it cannot be read as a dict of tensors, without executing code from it.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint file {path}.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or ["it is empty"])[0]
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is not a PyTorch file of tensors: {type(error).__name__}: {reason}"
-        ) from error
-    if not isinstance(state, dict) or not state or not all(torch.is_tensor(value) for value in state.values()):
-        raise CheckpointError(
-            f"{path} holds {type(state).__name__} where a non-empty dict of tensors is expected; pass the model's "
-            "state dict, not a whole training state."
-        )
-    return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
 
 
 def infer_config(state: dict[str, torch.Tensor], label_names: list[str] | None = None) -> CavMaeConfig:
@@ -172,7 +143,7 @@ def infer_config(state: dict[str, torch.Tensor], label_names: list[str] | None =
             f"the checkpoint lacks {', '.join(missing)} and is no CAV-MAE model with both modalities; its keys begin "
             f"with {', '.join(list(state)[:3])}."
         )
-    width, _, patch, _ = _shape(state, "patch_embed_a.proj.weight", 4)
+    width, _, patch, _ = shape_of(state, "patch_embed_a.proj.weight", 4)
     if width % OFFICIAL_HEAD_WIDTH:
         raise CheckpointError(
             f"the checkpoint has width {width}, which is not a multiple of the {OFFICIAL_HEAD_WIDTH} of each head."
@@ -183,7 +154,7 @@ def infer_config(state: dict[str, torch.Tensor], label_names: list[str] | None =
         num_attention_heads=width // OFFICIAL_HEAD_WIDTH,
         modality_specific_depth=_depth(state, "blocks_a"),
         joint_depth=_depth(state, "blocks_u"),
-        mlp_ratio=_shape(state, "blocks_a.0.mlp.fc1.weight", 2)[0] / width,
+        mlp_ratio=shape_of(state, "blocks_a.0.mlp.fc1.weight", 2)[0] / width,
         patch_size=patch,
         num_mel_bins=OFFICIAL_MEL_BINS,
         **_infer_input_sizes(state, patch),
@@ -223,7 +194,7 @@ def read_label_names(path: str | Path) -> list[str]:
 
 
 def _infer_input_sizes(state: dict[str, torch.Tensor], patch: int) -> dict[str, int]:
-    audio_tokens, visual_tokens = (_shape(state, f"pos_embed_{modality}", 3)[1] for modality in "av")
+    audio_tokens, visual_tokens = (shape_of(state, f"pos_embed_{modality}", 3)[1] for modality in "av")
     rows, side = OFFICIAL_MEL_BINS // patch, math.isqrt(visual_tokens)
     if rows * patch != OFFICIAL_MEL_BINS or audio_tokens % rows or side**2 != visual_tokens:
         raise CheckpointError(
@@ -234,36 +205,11 @@ def _infer_input_sizes(state: dict[str, torch.Tensor], patch: int) -> dict[str, 
 
 
 def _infer_num_labels(state: dict[str, torch.Tensor]) -> dict[str, int]:
-    return {"num_labels": _shape(state, "mlp_head.1.weight", 2)[0]} if "mlp_head.1.weight" in state else {}
+    return {"num_labels": shape_of(state, "mlp_head.1.weight", 2)[0]} if "mlp_head.1.weight" in state else {}
 
 
 def _depth(state: dict[str, torch.Tensor], blocks: str) -> int:
     return len({key.split(".")[1] for key in state if key.startswith(f"{blocks}.")})
-
-
-def _shape(state: dict[str, torch.Tensor], key: str, dimensions: int) -> torch.Size:
-    if state[key].ndim != dimensions:
-        raise CheckpointError(f"{key} must have {dimensions} dimensions but has shape {tuple(state[key].shape)}.")
-    return state[key].shape
-
-
-def _check_keys(converted: dict[str, torch.Tensor], model: CavMaeForAudioVisualClassification) -> list[str]:
-    """Names the checkpoint may lack, the head's; anything else missing, unknown or of another shape is an error."""
-    expected = model.state_dict()
-    unknown, missing = sorted(converted.keys() - expected.keys()), sorted(expected.keys() - converted.keys())
-    head = sorted(name for name in expected if name.startswith("classifier."))
-    if unknown or missing not in ([], head):
-        raise CheckpointError(
-            f"the checkpoint does not fit CAV-MAE: {len(missing)} tensors missing ({', '.join(missing[:5])}), "
-            f"{len(unknown)} unknown ({', '.join(unknown[:5])})."
-        )
-    for name, tensor in converted.items():
-        if tensor.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{name} has shape {tuple(tensor.shape)} in the checkpoint, but {tuple(expected[name].shape)} follows "
-                "from its other tensors or the label names."
-            )
-    return missing
 
 
 def main(arguments: list[str] | None = None) -> None:
