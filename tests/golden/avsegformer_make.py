@@ -40,6 +40,7 @@ from avsegformer_formulas import (  # noqa: E402
     formula_labels,
     formula_mask,
 )
+
 from formulas import formula_picture, formula_tensor, formula_waveform  # noqa: E402
 
 LAYER = {"dim": 256, "ffn_dim": 40, "dropout": 0.1}
@@ -149,7 +150,7 @@ def losses() -> dict:
     logits = pictures.flatten(0, 1)[:, :1]
     features = torch.stack([formula_tensor(f"mask_features.{i}", (16, 16, 16)) for i in range(CLIPS * FRAMES)])
     labels = formula_labels().flatten(0, 1).unsqueeze(1).float()
-    golden = {}
+    official, golden = importlib.import_module("scripts.ms3.loss"), {}
     for kind in ("dice", "bce"):
         weights = {"weight_dict": {"iou_loss": 1.0, "mix_loss": 0.1}, "loss_type": kind}
         _, parts = importlib.import_module("scripts.ms3.loss").IouSemanticAwareLoss(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+
 from formulas import hashed_uniform
 
 CLIPS, FRAMES, SIDE = 2, 2, 64

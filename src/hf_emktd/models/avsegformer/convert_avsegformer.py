@@ -4,7 +4,7 @@ Converts official AVSegFormer, VGGish and PVTv2 checkpoints into a model directo
     python -m hf_emktd.models.avsegformer.convert_avsegformer --checkpoint S4_PVT_best.pth --output_dir DIR
     python -m hf_emktd.models.avsegformer.convert_avsegformer --pvt pvt_v2_b0.pth --vggish vggish-10086976.pth \
         --output_dir DIR --image_size 224
-    python -m hf_emktd.models.avsegformer.convert_avsegformer --model DIR --vggish vggish-10086976.pth --output_dir DIR2
+    python -m hf_emktd.models.avsegformer.convert_avsegformer --model DIR --vggish vggish-10086976.pth --output_dir OUT
 
 The first reads a whole model of https://github.com/vvvb-github/AVSegFormer with a PVTv2 picture encoder, trained on S4
 or MS3. The second makes a new model whose encoders are pre-trained and whose head must be trained; the third fills the
@@ -31,8 +31,9 @@ OFFICIAL_IMAGE_SIZE = 512
 CONVOLUTIONS = (0, 3, 6, 8, 11, 13)
 LINEAR_LAYERS = (0, 2, 4)
 
-PVT_SIZING_KEYS = tuple(
-    f"{part}" for stage in "1234" for part in (f"patch_embed{stage}.proj.weight", f"block{stage}.0.mlp.fc1.weight")
+PVT_SIZING_KEYS = (
+    *(f"patch_embed{stage}.proj.weight" for stage in "1234"),
+    *(f"block{stage}.0.mlp.fc1.weight" for stage in "1234"),
 )
 VGGISH_SIZING_KEYS = (
     *(f"features.{place}.weight" for place in CONVOLUTIONS),
@@ -180,9 +181,8 @@ def initialise_model(
         sizes |= _infer_pvt_sizes(states["pvt"]) if model is None and "pvt" in states else {}
         config = AvSegFormerConfig(**sizes) if model is None else AvSegFormerConfig.from_preset(str(model), **sizes)
         built = AvSegFormerForAudioVisualSegmentation(config)
-        initialised = [part for part, name in (("PVTv2", "pvt"), ("VGGish", "vggish")) if name not in states] + [
-            "head"
-        ]
+        files = {"pvt": "PVTv2", "vggish": "VGGish"}
+        initialised = [*(part for name, part in files.items() if name not in states), "head"]
     else:
         built, initialised = AvSegFormerForAudioVisualSegmentation.from_pretrained(model, **sizes), []
     dropped = _load_pvt(built, states["pvt"]) if "pvt" in states else []
@@ -225,7 +225,7 @@ def infer_config(state: State, image_size: int = OFFICIAL_IMAGE_SIZE) -> AvSegFo
     classes = shape_of(state, "head.fc.4.weight", 4)[0]
     if classes != 1:
         raise CheckpointError(
-            f"the checkpoint predicts {classes} classes (AVSS); only one mask, S4 or MS3, is converted."
+            f"the checkpoint predicts {classes} classes (AVSS); only those with one mask, S4 and MS3, are converted."
         )
     layers = "head.transformer.{}.layers"
     looks = shape_of(state, f"{layers.format('encoder')}.0.self_attn.attention_weights.weight", 2)[0]
@@ -248,12 +248,11 @@ def infer_config(state: State, image_size: int = OFFICIAL_IMAGE_SIZE) -> AvSegFo
 
 def rename_tensors(state: State) -> State:
     """Tensors of an official AVSegFormer under the names of [`AvSegFormerForAudioVisualSegmentation`], float32."""
-    renamed = {
-        f"avsegformer.visual_encoder.{key}": value for key, value in _rename_pvt(_part(state, "backbone.")).items()
+    encoders = {
+        "visual_encoder": _rename_pvt(_part(state, "backbone.")),
+        "audio_encoder": _rename_vggish(_part(state, "vggish.")),
     }
-    renamed |= {
-        f"avsegformer.audio_encoder.{key}": value for key, value in _rename_vggish(_part(state, "vggish.")).items()
-    }
+    renamed = {f"avsegformer.{part}.{key}": tensor for part, each in encoders.items() for key, tensor in each.items()}
     for key, tensor in state.items():
         if not key.startswith(("backbone.", "vggish.")):
             renamed[_substitute(key, HEAD_RENAMES)] = tensor.float()
