@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from ..models.cav_mae import CavMaeImageProcessor, CavMaeProcessor
 
 
-__all__ = ["AugmentationArguments", "ClipTransform", "balanced_sample_weights", "mix_fbanks"]
+__all__ = [
+    "AugmentationArguments",
+    "ClipTransform",
+    "ViewArguments",
+    "ViewTransform",
+    "balanced_sample_weights",
+    "mix_fbanks",
+]
 
 # official mask limits, stated for 128 mel bins and 1024 frames
 FREQ_MASK_SHARE = 48 / 128
@@ -27,7 +34,25 @@ LOG_FLOOR = float(np.log(np.finfo(np.float32).eps))
 
 
 @dataclass
-class AugmentationArguments:
+class ViewArguments:
+    """What changes between two views of one training clip."""
+
+    def fill_from(self, config: Any) -> Self:
+        """
+        The augmentation that `config` (of a trained model) names, unless an option here was changed: a student is
+        trained as its teacher was.
+        """
+        recipe = getattr(config, "training_augmentation", None)
+        return type(self)(**recipe) if recipe and self == type(self)() else self
+
+    @classmethod
+    def none(cls) -> Self:
+        """The view used in evaluation, with nothing random."""
+        raise NotImplementedError
+
+
+@dataclass
+class AugmentationArguments(ViewArguments):
     """
     What changes between two views of one training clip; the defaults are CAV-MAE's official VGGSound recipe.
 
@@ -80,16 +105,8 @@ class AugmentationArguments:
             if limit is not None and limit < 0:
                 raise ValueError(f"{name} must be 0 (off), positive or None (official share), got {limit}.")
 
-    def fill_from(self, config: Any) -> AugmentationArguments:
-        """
-        The augmentation that `config` (of a trained model) names, unless an option here was changed: a student is
-        trained as its teacher was.
-        """
-        recipe = getattr(config, "training_augmentation", None)
-        return AugmentationArguments(**recipe) if recipe and self == AugmentationArguments() else self
-
     @classmethod
-    def none(cls) -> AugmentationArguments:
+    def none(cls) -> Self:
         """The view used in evaluation: the middle frame and the untouched spectrogram."""
         return cls(
             random_frame=False, freq_mask_bins=0, time_mask_frames=0, noise=False, roll=False, mixup_probability=0.0
@@ -142,7 +159,38 @@ def mix_fbanks(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarra
     return np.maximum(np.log(np.maximum(power, np.finfo(np.float32).tiny)), LOG_FLOOR)
 
 
-class ClipTransform:
+class ViewTransform:
+    """
+    Turns stored features into model inputs, for `datasets.Dataset.with_transform`.
+
+    A view is replayed from an integer alone; called as a transform, view seeds are drawn from torch's generator,
+    which `Trainer` and the workers of a `DataLoader` seed.
+    """
+
+    processor: Any
+    augmentation: ViewArguments
+
+    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
+        """Views of a batch of feature rows (dict of lists in, dict of lists out); torch's generator is only drawn
+        from when something is random, so evaluation does not shift the training run's random numbers."""
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        if self.augmentation == type(self.augmentation).none():
+            seeds = [0] * len(rows)
+        else:
+            seeds = torch.randint(2**63 - 1, (len(rows),)).tolist()
+        views = [self.view(row, seed) for row, seed in zip(rows, seeds, strict=True)]
+        return {key: [view[key] for view in views] for key in views[0]}
+
+    def view(self, features_row: dict[str, Any], view_seed: int) -> dict[str, Any]:
+        """The view of one clip that belongs to `view_seed`, a non-negative integer."""
+        raise NotImplementedError
+
+    def _unless_same(self, teacher: Any | None) -> Any | None:
+        """The teacher's processor, or `None` where it prepares the same inputs."""
+        return None if teacher is None or input_parameters(teacher) == input_parameters(self.processor) else teacher
+
+
+class ClipTransform(ViewTransform):
     """
     Turns stored features into model inputs, for `datasets.Dataset.with_transform`.
 
@@ -187,17 +235,6 @@ class ClipTransform:
         self._check_frame_index()
         self._set_partners(partners)
 
-    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
-        """Views of a batch of feature rows (dict of lists in, dict of lists out); torch's generator is only drawn
-        from when something is random, so evaluation does not shift the training run's random numbers."""
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        if self.augmentation == AugmentationArguments.none():
-            seeds = [0] * len(rows)
-        else:
-            seeds = torch.randint(2**63 - 1, (len(rows),)).tolist()
-        views = [self.view(row, seed) for row, seed in zip(rows, seeds, strict=True)]
-        return {key: [view[key] for view in views] for key in views[0]}
-
     def view(self, features_row: dict[str, Any], view_seed: int) -> dict[str, Any]:
         """
         The view of one clip that belongs to `view_seed`.
@@ -236,9 +273,8 @@ class ClipTransform:
         return tuple(limits)
 
     def _teacher_processor_if_different(self, teacher: CavMaeProcessor | None) -> CavMaeProcessor | None:
-        if teacher is None or input_parameters(teacher) == input_parameters(self.processor):
-            return None
-        if teacher.feature_extractor.num_mel_bins != self.num_mel_bins:
+        teacher = self._unless_same(teacher)
+        if teacher is not None and teacher.feature_extractor.num_mel_bins != self.num_mel_bins:
             raise ValueError(
                 f"the teacher hears {teacher.feature_extractor.num_mel_bins} mel bins, the student "
                 f"{self.num_mel_bins}; one view serves both, so give the student the teacher's num_mel_bins."

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value
 from transformers.utils import logging
 
 from .media import Clip
@@ -28,14 +28,19 @@ KINDS = {
     "silent": "a sound stream without signal",
     "pictureless": "no picture stream",
     "still": "every sampled frame shows the same picture",
+    "maskless": "the mask of a labelled frame is not there",
 }
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("video", "image", "audio")
+# lists of paths, of a scene with one picture and at most one mask a second
+LIST_COLUMNS = ("frames", "masks")
 
 # -80 dB of full scale: below the dither of a 14-bit recording, so nothing was recorded.
 SILENCE_PEAK = 1e-4
 # Mean difference of grey levels between frames that a codec alone makes out of one picture.
 STILL_MEAN_DIFFERENCE = 0.5
+
+Paths = str | list[str | None] | None
 
 
 def status_of(clip: Clip) -> str:
@@ -75,14 +80,14 @@ class ClipRow:
         clip_id (`str`): Its name, unique in the data set.
         split (`str`): `"train"`, `"validation"` or `"test"`.
         label (`str`): Name of its class.
-        files (mapping of `str` to `str`, *optional*): Paths by column, `video` or `image` and `audio`; `None` where
-            that part is absent.
+        files (mapping of `str` to `str` or list of `str`, *optional*): Paths by column, `video` or `image` and
+            `audio`, of a scene also the lists `frames` and `masks`; `None` where that part is absent.
     """
 
     clip_id: str
     split: str
     label: str
-    files: Mapping[str, str | None] = field(default_factory=dict)
+    files: Mapping[str, Paths] = field(default_factory=dict)
 
 
 @dataclass
@@ -169,7 +174,7 @@ class ClipSource:
     Args:
         label_names (`list[str]`): Names by label id.
         splits (`datasets.DatasetDict`): Columns `clip_id`, `label` (`ClassLabel`) and `video`, or `image` and / or
-            `audio` (paths); only clips whose files are there.
+            `audio` (paths), of scenes also `frames` and `masks` (lists of paths); only clips whose files are there.
         report ([`ClipReport`]): What is missing or odd.
     """
 
@@ -186,7 +191,8 @@ class ClipSource:
         by_split: dict[str, list[ClipRow]] = {split: [] for split in SPLITS}
         for row in rows:
             by_split[row.split].append(row)
-        columns = [column for column in COLUMNS if any(column in row.files for row in chain(*by_split.values()))]
+        named = {column for row in chain(*by_split.values()) for column in row.files}
+        columns = [column for column in COLUMNS + LIST_COLUMNS if column in named]
         splits = {split: _to_dataset(members, columns, label_names) for split, members in by_split.items() if members}
         report.found = {split: len(by_split[split]) for split in SPLITS if split in report.rows}
         report.manifest_hash = manifest_hash(chain(*by_split.values()))
@@ -207,10 +213,34 @@ class ClipSource:
 def _to_dataset(rows: list[ClipRow], columns: list[str], label_names: Sequence[str]) -> Dataset:
     labels = ClassLabel(names=list(label_names))
     paths = {column: [row.files.get(column) for row in rows] for column in columns}
+    kinds = {column: List(Value("string")) if column in LIST_COLUMNS else Value("string") for column in columns}
     return Dataset.from_dict(
         {"clip_id": [row.clip_id for row in rows], "label": labels.str2int([row.label for row in rows]), **paths},
-        features=Features({"clip_id": Value("string"), "label": labels, **dict.fromkeys(columns, Value("string"))}),
+        features=Features({"clip_id": Value("string"), "label": labels, **kinds}),
     )
+
+
+def collect_rows(
+    placed_rows: Iterable[tuple[str, ClipRow]], label_names: Sequence[str], report: ClipReport
+) -> dict[str, ClipRow]:
+    """Rows by clip id, from pairs of place (file and line, for messages) and row; equal duplicates are counted.
+
+    Raises:
+        `ValueError`: A label is unknown, or two rows of one clip contradict each other.
+    """
+    known = set(label_names)
+    rows: dict[str, ClipRow] = {}
+    for place, row in placed_rows:
+        if row.label not in known:
+            check_label(row.label, label_names, place)
+        if row.clip_id not in rows:
+            rows[row.clip_id] = row
+            report.rows[row.split] = report.rows.get(row.split, 0) + 1
+        elif rows[row.clip_id] == row:
+            report.notes["duplicate_rows"] = report.notes.get("duplicate_rows", 0) + 1
+        else:
+            raise ValueError(f"{place}: {row} contradicts {rows[row.clip_id]}; remove one of the rows")
+    return rows
 
 
 def check_label(label: str, label_names: Sequence[str], place: str) -> None:
@@ -234,5 +264,7 @@ def manifest_hash(rows: Iterable[ClipRow]) -> str:
     return hashlib.sha256(json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
 
-def _size(path: str | None) -> int:
-    return -1 if path is None else os.path.getsize(path)
+def _size(paths: Paths) -> int | list[int]:
+    if isinstance(paths, list):
+        return [_size(path) for path in paths]
+    return -1 if paths is None else os.path.getsize(paths)

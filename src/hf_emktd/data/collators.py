@@ -14,12 +14,20 @@ MODEL_INPUTS = ("input_values", "pixel_values", "teacher_input_values", "teacher
 
 class AudioVisualCollator:
     """
-    Stacks views made by [`~data.augmentation.ClipTransform`] into a batch of tensors.
+    Stacks views made by [`~data.augmentation.ClipTransform`] or [`~data.scene_augmentation.SceneTransform`] into a
+    batch of tensors.
 
     Returns, on call with a list of such dicts:
-        `input_values` float32 `(batch, time, mel)`, `pixel_values` float32 `(batch, 3, height, width)`, `labels` int64
-        `(batch,)` or, after mixup, float32 `(batch, classes)`, and `teacher_input_values` / `teacher_pixel_values`
-        where the views have them. A modality that all clips lack has no key.
+        `input_values` and `pixel_values`, float32, `teacher_input_values` and `teacher_pixel_values` where the views
+        have them, and `labels`. A modality that all clips lack has no key.
+
+        | | of clips | of scenes |
+        | --- | --- | --- |
+        | `input_values` | `(batch, time, mel)` | `(batch, frames, 96, 64)` |
+        | `pixel_values` | `(batch, 3, height, width)` | `(batch, frames, 3, height, width)` |
+        | `labels` | int64 `(batch,)` | int64 `(batch, frames, height, width)` |
+
+        After mixup `labels` are float32 `(batch, classes)`.
 
     Raises:
         ValueError: if only some clips of the batch lack a modality.
@@ -35,8 +43,9 @@ class AudioVisualCollator:
             if missing:
                 raise ValueError(_missing_message(name, views, missing))
             batch[name] = torch.from_numpy(np.stack(values))
-        if "label" in views[0]:
-            batch["labels"] = _labels([view["label"] for view in views])
+        labels = "labels" if "labels" in views[0] else "label"
+        if labels in views[0]:
+            batch["labels"] = _labels([view[labels] for view in views])
         return batch
 
 

@@ -80,10 +80,10 @@ def decode_fbank(data: bytes, num_mel_bins: int) -> np.ndarray:
 
 
 def decode_frame(data: bytes) -> Image.Image:
-    """RGB image from one entry of a `frames` cell."""
-    image = Image.open(BytesIO(data), formats=("JPEG",))
+    """RGB image from one entry of a `frames` cell, JPEG or PNG."""
+    image = Image.open(BytesIO(data), formats=("JPEG", "PNG"))
     image.load()
-    return image
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def input_parameters(processor: CavMaeProcessor) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,8 @@ PathLike = str | os.PathLike
 # which UnicodeDecodeError is one, and RuntimeError), the file system, a premature end. FFmpeg's out-of-memory code,
 # typical of an absurd size in a header, is an FFmpegError; Python's own MemoryError is the machine's and passes.
 READ_ERRORS = (av.error.FFmpegError, ValueError, RuntimeError, OSError, EOFError)
+# What Pillow raises for a picture it cannot read.
+PICTURE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 # Timestamps that run ahead of the samples by more than this are a hole in the sound and become silence; less is the
 # encoder's delay or rounded timestamps, which the official extraction ignores too.
@@ -59,7 +61,8 @@ class Clip:
 
     Args:
         path (`Path`): The file.
-        waveform (`np.ndarray` of shape `(samples,)`, float32, *optional*): The first channel of the sound.
+        waveform (`np.ndarray` of shape `(samples,)`, float32, *optional*): The first channel of the sound, or
+            the mean of all.
         sampling_rate (`int`, *optional*): Samples per second of `waveform`.
         source_sampling_rate (`int`, *optional*): Samples per second in the file; differs if the sound was resampled.
         frames (`np.ndarray` of shape `(N, height, width, 3)`, uint8 RGB, *optional*): The chosen frames, upright.
@@ -89,6 +92,7 @@ def read_clip(
     max_seconds: float | None = 10.0,
     read_audio: bool = True,
     read_video: bool = True,
+    mix_channels: bool = False,
 ) -> Clip:
     """Reads the best sound and the best picture stream of a media file, no further than `max_seconds`.
 
@@ -109,6 +113,8 @@ def read_clip(
         max_seconds (`float`, *optional*, defaults to 10.0): Where to stop reading; `None` reads to the end.
         read_audio (`bool`, *optional*, defaults to `True`): Whether to read the sound.
         read_video (`bool`, *optional*, defaults to `True`): Whether to read the frames.
+        mix_channels (`bool`, *optional*, defaults to `False`): Take the mean of all channels, as the official VGGish
+            and AVSBench code does, instead of the first.
 
     Returns:
         [`Clip`]: `waveform` or `frames` is `None` where the file has no such stream.
@@ -125,7 +131,7 @@ def read_clip(
     try:
         clip.duration_seconds = _header_duration(path)
         if read_audio:
-            _read_sound(clip, sampling_rate, limit)
+            _read_sound(clip, sampling_rate, limit, mix_channels)
         if read_video:
             _read_pictures(clip, num_frames, frame_times_seconds, limit)
     except MediaError:
@@ -146,7 +152,7 @@ def read_image(path: PathLike) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except PICTURE_ERRORS as error:
         raise MediaError(path, f"is not a readable picture ({type(error).__name__}: {error})") from error
 
 
@@ -305,14 +311,14 @@ def _require_decoder(path: Path, stream: av.stream.Stream) -> None:
         raise MediaError(path, f"its {stream.type} stream has a codec that this FFmpeg build cannot decode")
 
 
-def _read_sound(clip: Clip, sampling_rate: int | None, limit: float) -> None:
+def _read_sound(clip: Clip, sampling_rate: int | None, limit: float, mix_channels: bool) -> None:
     with _open(clip.path) as container:
         stream = container.streams.best("audio")
         if stream is None:
             return
         _require_decoder(clip.path, stream)
         reader = _StreamReader(container, stream, limit)
-        rate, pieces = _first_channel(reader)
+        rate, pieces = _one_channel(reader, mix_channels)
         reader.close(clip, found=bool(pieces))
         if not pieces:
             rate, pieces = stream.sample_rate, [(None, np.zeros(round(limit * stream.sample_rate), np.float32))]
@@ -325,8 +331,10 @@ def _read_sound(clip: Clip, sampling_rate: int | None, limit: float) -> None:
         clip.waveform = clip.waveform[: round(limit * clip.sampling_rate)]
 
 
-def _first_channel(reader: _StreamReader) -> tuple[int | None, list[tuple[Fraction | None, np.ndarray]]]:
-    """The stream's sampling rate and, frame by frame, the time and the float32 samples of the first channel."""
+def _one_channel(
+    reader: _StreamReader, mix_channels: bool
+) -> tuple[int | None, list[tuple[Fraction | None, np.ndarray]]]:
+    """The stream's sampling rate and, frame by frame, time and float32 samples of the first channel or the mean."""
     pieces = []
     rate = form = resampler = None
     for frame in reader.frames():
@@ -336,7 +344,8 @@ def _first_channel(reader: _StreamReader) -> tuple[int | None, list[tuple[Fracti
             form = (frame.format.name, frame.layout.name, frame.sample_rate)
             resampler = av.AudioResampler(format="fltp", rate=rate)
         time = reader.seconds(frame.pts)
-        pieces.extend((time, part.to_ndarray()[0]) for part in resampler.resample(frame) if part.samples)
+        channels = [part.to_ndarray() for part in resampler.resample(frame) if part.samples]
+        pieces.extend((time, samples.mean(0) if mix_channels else samples[0]) for samples in channels)
     return rate, pieces
 
 

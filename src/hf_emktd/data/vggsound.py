@@ -9,12 +9,13 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from datasets.utils import tqdm
 from transformers.utils import logging
 
-from .clip_source import SPLITS, ClipReport, ClipRow, ClipSource, check_label
+from .clip_source import SPLITS, ClipReport, ClipRow, ClipSource, collect_rows
 from .media import PathLike
 
 logger = logging.get_logger(__name__)
@@ -87,7 +88,7 @@ def index_vggsound_layout(
     """
     paths = [annotations] if isinstance(annotations, (str, os.PathLike)) else annotations
     report = ClipReport()
-    rows = _read_annotations([Path(path) for path in paths], label_names, report)
+    rows = collect_rows(chain.from_iterable(_parse(Path(path)) for path in paths), label_names, report)
     files = _index_files(Path(clips_dir), rows, extensions)
     if not files:
         raise FileNotFoundError(
@@ -107,24 +108,6 @@ def _find_annotations(data_dir: Path) -> Path:
         f"no {', '.join(ANNOTATION_FILES)} in {data_dir} or its folders {', '.join(ANNOTATION_FOLDERS[1:])}; get "
         "vggsound.csv from https://github.com/hche11/VGGSound or pass annotations="
     )
-
-
-def _read_annotations(paths: list[Path], label_names: Sequence[str], report: ClipReport) -> dict[str, ClipRow]:
-    """Rows by clip id; equal duplicates are counted, contradicting ones refused."""
-    known = set(label_names)
-    rows: dict[str, ClipRow] = {}
-    for path in paths:
-        for place, row in _parse(path):
-            if row.label not in known:
-                check_label(row.label, label_names, place)
-            if row.clip_id not in rows:
-                rows[row.clip_id] = row
-                report.rows[row.split] = report.rows.get(row.split, 0) + 1
-            elif rows[row.clip_id] == row:
-                report.notes["duplicate_rows"] = report.notes.get("duplicate_rows", 0) + 1
-            else:
-                raise ValueError(f"{place}: {row} contradicts {rows[row.clip_id]}; remove one of the rows")
-    return rows
 
 
 def _parse(path: Path) -> Iterator[tuple[str, ClipRow]]:
