@@ -7,12 +7,15 @@ from .distillation_summary import (
     environment_versions,
     hub_id_of,
 )
+from .mask_pictures import draw_comparison, write_overlay, write_strip
 from .model_card import StudentCard, update_results, write_card
 from .prediction import ClipPrediction, predict_clip
 from .publish import PublishError, push_to_hub, save_for_hub
+from .segmentation import ClipSegmentation, segment_clip
 
 __all__ = [
     "ClipPrediction",
+    "ClipSegmentation",
     "DataFacts",
     "DistillationSummary",
     "EvaluationResult",
@@ -20,11 +23,15 @@ __all__ = [
     "ObjectiveFacts",
     "PublishError",
     "StudentCard",
+    "draw_comparison",
     "environment_versions",
     "hub_id_of",
     "predict_clip",
     "push_to_hub",
     "save_for_hub",
+    "segment_clip",
     "update_results",
     "write_card",
+    "write_overlay",
+    "write_strip",
 ]
