@@ -6,7 +6,14 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import nn
 from transformers import AutoModel
 
-from hf_emktd.distillation import BRANCHES, EntropyMonitor, EntropyMonitorConfig, entropy_of, entropy_weights
+from hf_emktd.distillation import (
+    BRANCHES,
+    EntropyMonitor,
+    EntropyMonitorConfig,
+    entropy_of,
+    entropy_weights,
+    pool_masks,
+)
 
 WIDTHS = {"audio": 6, "visual": 6, "fusion": 6}
 
@@ -165,3 +172,142 @@ def test_probes_learn_which_branch_knows_the_class():
 def test_invalid_option_raises(options, message):
     with pytest.raises(StrictDataclassClassValidationError, match=message):
         EntropyMonitorConfig(**options)
+
+
+FRAMES = {"audio": ((2, 2),) * 3, "visual": ((2, 3),) * 3, "fusion": ((4, 6),) * 3}
+
+
+def mask_config(**options):
+    defaults = {"branch_widths": WIDTHS, "branch_grids": FRAMES, "id2label": {0: "sounding"}}
+    return EntropyMonitorConfig(task="audio-visual-segmentation", **(defaults | options))
+
+
+@pytest.fixture
+def mask_monitor():
+    torch.manual_seed(0)
+    return EntropyMonitor(mask_config())
+
+
+@pytest.fixture
+def masks():
+    """Two clips of three frames of 8 x 12 pixels, the last of each without a label."""
+    masks = (torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)) > 0.5).long()
+    masks[:, 2] = -100
+    return masks
+
+
+class TestMasks:
+    def test_every_branch_tells_a_mask_a_frame(self, mask_monitor, make_tokens):
+        output = mask_monitor(make_tokens(FRAMES, batch=2))
+        assert {branch: tuple(value.shape) for branch, value in output.logits.items()} == {
+            "audio": (2, 3, 2, 3),
+            "visual": (2, 3, 2, 3),
+            "fusion": (2, 3, 4, 6),
+        }
+        assert all(value.shape == (2,) for value in output.entropies.values())
+        assert max(value.max() for value in output.entropies.values()) <= math.log(2) + 1e-6
+
+    def test_loss_is_the_sum_of_the_branches_over_labelled_frames(self, mask_monitor, make_tokens, masks):
+        tokens = make_tokens(FRAMES, batch=2)
+        output = mask_monitor(tokens, labels=masks)
+        expected = sum(
+            nn.functional.binary_cross_entropy_with_logits(
+                output.logits[branch][:, :2], pool_masks(masks, grid[0])[:, :2]
+            )
+            for branch, grid in (FRAMES | {"audio": FRAMES["visual"]}).items()
+        )
+        assert output.loss.item() == pytest.approx(expected.item())
+
+    def test_features_and_targets_give_the_same_as_tokens_and_masks(self, mask_monitor, make_tokens, masks):
+        tokens = make_tokens(FRAMES, batch=2)
+        expected = mask_monitor(tokens, labels=masks)
+        output = mask_monitor(mask_monitor.features(tokens), labels=mask_monitor.targets(masks))
+        assert torch.equal(output.loss, expected.loss)
+        assert torch.equal(output.entropies["audio"], expected.entropies["audio"])
+
+    def test_frames_without_a_label_have_entropies_like_all_others(self, mask_monitor, make_tokens):
+        tokens = make_tokens(FRAMES, batch=2)
+        whole = mask_monitor(tokens).entropies
+        frames = [
+            mask_monitor({name: value.unflatten(1, (3, -1))[:, frame] for name, value in tokens.items()}).entropies
+            for frame in range(3)
+        ]
+        for branch in BRANCHES:
+            torch.testing.assert_close(whole[branch], torch.stack([frame[branch] for frame in frames]).mean(dim=0))
+
+    def test_missing_branch_is_left_out(self, mask_monitor, make_tokens, masks):
+        tokens = make_tokens(FRAMES, batch=2)
+        output = mask_monitor({"visual": tokens["visual"], "audio": None}, labels=masks)
+        assert list(output.entropies) == ["visual"]
+
+    def test_output_is_float32_under_autocast_and_for_16_bit_tokens(self, mask_monitor, make_tokens):
+        tokens = make_tokens(FRAMES, batch=2)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = mask_monitor({branch: value.half() for branch, value in tokens.items()})
+        assert {value.dtype for value in (output.logits | output.entropies).values()} == {torch.float32}
+        torch.testing.assert_close(
+            output.entropies["fusion"], mask_monitor(tokens).entropies["fusion"], atol=1e-4, rtol=1e-3
+        )
+
+    def test_the_grid_of_placeless_tokens_is_an_option(self, make_tokens):
+        monitor = EntropyMonitor(mask_config(mask_grid=(1, 2)))
+        assert monitor(make_tokens(FRAMES)).logits["audio"].shape == (3, 3, 1, 2)
+        assert EntropyMonitor(mask_config()).config.mask_grid == (2, 3)
+
+    def test_queries_have_no_place_in_the_picture(self, make_tokens):
+        grids = FRAMES | {"fusion": ((1, 7),) * 3}
+        monitor = EntropyMonitor(mask_config(branch_grids=grids))
+        assert [monitor.config.on_picture(branch) for branch in BRANCHES] == [False, True, False]
+        assert monitor(make_tokens(grids)).logits["fusion"].shape == (3, 3, 2, 3)
+
+    def test_saved_monitor_is_read_back_whole(self, tmp_path, make_tokens):
+        monitor = EntropyMonitor(mask_config(hidden_layers=1, entropy_over="foreground", mask_grid=(3, 3)))
+        monitor.save_pretrained(tmp_path)
+        loaded = AutoModel.from_pretrained(tmp_path)
+        for name in ("task", "branch_widths", "branch_grids", "mask_grid", "entropy_over", "id2label", "num_labels"):
+            assert getattr(loaded.config, name) == getattr(monitor.config, name)
+        expected, output = monitor.eval()(make_tokens(FRAMES)), loaded(make_tokens(FRAMES))
+        for branch in BRANCHES:
+            assert torch.equal(output.entropies[branch], expected.entropies[branch])
+
+    def test_probes_learn_which_branch_knows_where_it_sounds(self):
+        """Visual tokens say whether their place sounds, sound says which half does, fusion is noise."""
+        generator = torch.Generator().manual_seed(0)
+        grids = {"audio": ((1, 2),), "visual": ((2, 2),), "fusion": ((2, 2),)}
+        left = torch.arange(200) % 2
+        masks = torch.stack([left, 1 - left], dim=1).view(200, 1, 1, 2).expand(200, 1, 2, 2)
+        noise = {branch: torch.randn(200, 4, 6, generator=generator) for branch in ("visual", "fusion")}
+        tokens = {
+            "audio": nn.functional.one_hot(left, 6).float().unsqueeze(1).expand(200, 2, 6),
+            "visual": 4 * nn.functional.one_hot(masks.reshape(200, 4), 6) + noise["visual"],
+            "fusion": noise["fusion"],
+        }
+        torch.manual_seed(0)
+        monitor = EntropyMonitor(mask_config(branch_grids=grids))
+        optimizer = torch.optim.Adam(monitor.parameters(), lr=0.1)
+        for _ in range(100):
+            optimizer.zero_grad()
+            monitor(tokens, labels=masks).loss.backward()
+            optimizer.step()
+        entropies = {branch: value.mean().item() for branch, value in monitor(tokens).entropies.items()}
+        assert entropies["audio"] < 0.05
+        assert entropies["visual"] < 0.15
+        assert entropies["fusion"] > 0.6
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"branch_grids": None}, "needs one grid for all frames of audio, visual, fusion, got branch_grids {}"),
+            ({"branch_grids": FRAMES | {"visual": ((2, 3), (3, 2))}}, "one grid for all frames of visual, got"),
+            ({"mask_grid": (0, 2)}, r"mask_grid must be \(rows, columns\), both positive, got \(0, 2\)"),
+            ({"entropy_over": "object"}, "unknown entropy_over 'object'; known are frame, foreground"),
+        ],
+    )
+    def test_invalid_option_raises(self, options, message):
+        with pytest.raises(StrictDataclassClassValidationError, match=message):
+            mask_config(**options)
+
+
+def test_unknown_task_raises():
+    with pytest.raises(StrictDataclassClassValidationError, match="unknown task 'detection'"):
+        EntropyMonitorConfig(task="detection")

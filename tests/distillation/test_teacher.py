@@ -104,6 +104,20 @@ def test_monitor_of_another_teacher_is_refused(make_model):
     LiveTeacher(teacher, monitor_for(teacher, teacher_fingerprint=fingerprint(teacher)))
 
 
+def test_monitor_of_another_task_or_grid_is_refused(make_model):
+    teacher = make_model()
+    options = {"branch_widths": {"visual": 16}, "branch_grids": {"visual": ((2, 2),)}}
+    masks = monitor_for(teacher, task="audio-visual-segmentation", **options)
+    with pytest.raises(ValueError, match="monitor is for audio-visual-segmentation, the teacher for audio-visual-cla"):
+        LiveTeacher(teacher, masks)
+    contract = {name: getattr(teacher.config, name) for name in CONTRACT}
+    teacher.config = SimpleNamespace(**contract | {"task": masks.config.task, "branch_widths": {"visual": 16}})
+    with pytest.raises(
+        ValueError, match=r"on the grids {'visual': \(2, 2\)}, the teacher returns {'visual': \(4, 4\)}"
+    ):
+        LiveTeacher(teacher, masks)
+
+
 def test_fingerprint_follows_the_weights_and_not_their_dtype(make_model):
     model = make_model()
     before = fingerprint(model)

@@ -2,7 +2,7 @@
 
 from transformers import AutoConfig, AutoModel
 
-from .entropy_monitor import EntropyMonitor, EntropyMonitorConfig, EntropyMonitorOutput, entropy_of, entropy_weights
+from .entropy_monitor import EntropyMonitor, EntropyMonitorConfig, EntropyMonitorOutput, entropy_weights
 from .kernels import KERNELS, TokenKernel
 from .objectives import (
     OBJECTIVES,
@@ -13,6 +13,7 @@ from .objectives import (
     LogitDistillation,
     MaskLogitDistillation,
 )
+from .probes import ClipProbe, MaskProbe, binary_entropy_of, entropy_of, pool_masks
 from .teacher import LiveTeacher, TeacherSignal, check_compatible, fingerprint
 from .token_distillation import (
     BRANCHES,
@@ -32,6 +33,7 @@ __all__ = [
     "KERNELS",
     "OBJECTIVES",
     "OBJECTIVES_OF_TASK",
+    "ClipProbe",
     "DistillationObjective",
     "EntropyMonitor",
     "EntropyMonitorConfig",
@@ -42,13 +44,16 @@ __all__ = [
     "LiveTeacher",
     "LogitDistillation",
     "MaskLogitDistillation",
+    "MaskProbe",
     "TeacherSignal",
     "TokenKernel",
+    "binary_entropy_of",
     "check_compatible",
     "entropy_of",
     "entropy_weights",
     "fingerprint",
     "pool_branch",
+    "pool_masks",
     "pool_tokens",
     "sliding_windows",
     "token_distillation_loss",

@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .kernels import at_least_float32, autocast_disabled
-from .token_distillation import BRANCHES
+from .probes import ClipProbe, MaskProbe
+from .token_distillation import BRANCHES, Grid
+
+CLASSIFICATION, SEGMENTATION = TASKS = ("audio-visual-classification", "audio-visual-segmentation")
+REGIONS = ("frame", "foreground")
 
 
 @strict
@@ -21,8 +24,21 @@ class EntropyMonitorConfig(PreTrainedConfig):
     Configuration of [`EntropyMonitor`].
 
     Args:
+        task (`str`, *optional*, defaults to `"audio-visual-classification"`):
+            The teacher's: `"audio-visual-classification"` has a probe of the clip's class for each branch,
+            `"audio-visual-segmentation"` one of the mask at each position.
         branch_widths (`dict[str, int]`, *optional*, defaults to width 768 for every branch):
             Width of the teacher's tokens, by branch; the `branch_widths` of its config.
+        branch_grids (`dict[str, tuple[tuple[int, int], ...]]`, *optional*):
+            Grids that the teacher's tokens lie on, by branch; the `branch_grids` of its config. Needed for masks: one
+            grid a frame, all of a branch equal.
+        mask_grid (`tuple[int, int]`, *optional*, defaults to the grid of the visual branch):
+            Of masks, the `(rows, columns)` that a probe tells from tokens without a place in the picture: sound, and
+            tokens in a single row such as queries.
+        entropy_over (`str`, *optional*, defaults to `"frame"`):
+            Of masks, how a clip's entropy is made of its positions'; not given in the paper. `"frame"` is their mean.
+            `"foreground"` weights them by the probe's own probability of sounding, without a threshold: the wide
+            background, of which every branch is certain, then does not make all entropies small.
         hidden_layers (`int`, *optional*, defaults to 0):
             Hidden layers of each probe. 0 is the paper's linear probe; 1 and 2 are its ablation of two and three
             layers, whose hidden width and activation are not given in the paper: the branch's own width and GELU.
@@ -38,7 +54,11 @@ class EntropyMonitorConfig(PreTrainedConfig):
 
     model_type = "emktd_entropy_monitor"
 
+    task: str = "audio-visual-classification"
     branch_widths: dict[str, int] | None = None
+    branch_grids: dict[str, Any] | None = None
+    mask_grid: list[int] | tuple[int, ...] | None = None
+    entropy_over: str = "frame"
     hidden_layers: int = 0
     teacher_name_or_path: str | None = None
     teacher_fingerprint: str | None = None
@@ -47,6 +67,15 @@ class EntropyMonitorConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.branch_widths is None:
             self.branch_widths = dict.fromkeys(BRANCHES, 768)
+        if self.branch_grids is not None:  # JSON has no tuples
+            self.branch_grids = {
+                branch: tuple((rows, columns) for rows, columns in grids)
+                for branch, grids in self.branch_grids.items()
+            }
+        if self.mask_grid is not None:
+            self.mask_grid = tuple(self.mask_grid)
+        elif self.task == SEGMENTATION and self.branch_grids and "visual" in self.branch_grids:
+            self.mask_grid = self.branch_grids["visual"][0]
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
@@ -58,6 +87,31 @@ class EntropyMonitorConfig(PreTrainedConfig):
             raise ValueError(f"branch_widths must be positive, got {self.branch_widths}.")
         if self.hidden_layers < 0:
             raise ValueError(f"hidden_layers must be 0 (linear probe) or more, got {self.hidden_layers}.")
+        if self.task not in TASKS:
+            raise ValueError(f"unknown task {self.task!r}; known are {', '.join(TASKS)}.")
+        if self.entropy_over not in REGIONS:
+            raise ValueError(f"unknown entropy_over {self.entropy_over!r}; known are {', '.join(REGIONS)}.")
+        if self.task == SEGMENTATION:
+            self._validate_grids()
+
+    def _validate_grids(self):
+        grids = self.branch_grids or {}
+        uneven = [branch for branch in self.branch_widths if len(set(grids.get(branch, ()))) != 1]
+        if uneven:
+            raise ValueError(
+                f"a monitor of masks needs one grid for all frames of {', '.join(uneven)}, got branch_grids {grids}. "
+                "Pass the branch_grids of the teacher's config."
+            )
+        if self.mask_grid is None or len(self.mask_grid) != 2 or min(self.mask_grid) < 1:
+            raise ValueError(f"mask_grid must be (rows, columns), both positive, got {self.mask_grid}.")
+
+    def token_grid(self, branch: str) -> Grid:
+        """`(rows, columns)` of a frame's tokens of a branch; of masks only."""
+        return self.branch_grids[branch][0]
+
+    def on_picture(self, branch: str) -> bool:
+        """Whether the tokens of a branch lie on the picture: sound does not, nor does a single row of tokens."""
+        return branch != "audio" and min(self.token_grid(branch)) > 1
 
 
 @dataclass
@@ -67,10 +121,11 @@ class EntropyMonitorOutput(ModelOutput):
 
     Args:
         loss (`torch.Tensor` of shape `()`, *optional*, returned when `labels` are given):
-            Sum over the branches of the mean cross entropy.
-        logits (`dict[str, torch.Tensor]`): by branch, `(batch, num_labels)`, float32.
+            Sum over the branches of the mean cross entropy; of masks binary and over the labelled frames.
+        logits (`dict[str, torch.Tensor]`): by branch, `(batch, num_labels)`, or of masks
+            `(batch, frames, rows, columns)`, float32.
         entropies (`dict[str, torch.Tensor]`): by branch, `(batch,)`, float32, in nats: between 0 and
-            `log(num_labels)`.
+            `log(num_labels)`, or of masks `log(2)`, over labelled and other frames alike.
     """
 
     loss: Tensor | None = None
@@ -80,8 +135,9 @@ class EntropyMonitorOutput(ModelOutput):
 
 class EntropyMonitor(PreTrainedModel):
     """
-    One probe per branch on the mean of the frozen teacher's tokens; the entropy of its softmax says how much the
-    branch knows about a clip (EM-KTD, ICLR 2026). Trained with cross entropy before distillation, then frozen.
+    One probe per branch on the frozen teacher's tokens; its entropy says how much the branch knows about a clip
+    (EM-KTD, ICLR 2026). Trained with cross entropy before distillation, then frozen.
+    A [`~distillation.probes.ClipProbe`] tells a clip's class, a [`~distillation.probes.MaskProbe`] its masks.
 
     Each probe is a LayerNorm without parameters and one linear layer. The normalisation is not given in the paper: the
     lengths of tokens differ between branches (two of three come before any final norm) and one learning rate trains
@@ -96,55 +152,51 @@ class EntropyMonitor(PreTrainedModel):
     def __init__(self, config: EntropyMonitorConfig):
         super().__init__(config)
         self.probes = nn.ModuleDict(
-            {
-                branch: _probe(config.branch_widths[branch], config.num_labels, config.hidden_layers)
-                for branch in BRANCHES
-                if branch in config.branch_widths
-            }
+            {branch: _probe(config, branch) for branch in BRANCHES if branch in config.branch_widths}
         )
         self.post_init()
 
-    def forward(self, tokens: Mapping[str, Tensor], labels: Tensor | None = None) -> EntropyMonitorOutput:
+    def forward(
+        self, tokens: Mapping[str, Tensor], labels: Tensor | Mapping[str, Tensor] | None = None
+    ) -> EntropyMonitorOutput:
         """
         Args:
-            tokens: by branch, `(batch, tokens, width)` or their means `(batch, width)`; a branch that is missing or
-                `None` is left out.
-            labels: int64 `(batch,)` or float `(batch, num_labels)` probabilities.
+            tokens: by branch, `(batch, tokens, width)` or their `features`; a branch that is missing or `None` is left
+                out.
+            labels: int64 `(batch,)` or float `(batch, num_labels)` probabilities. Of masks int64
+                `(batch, frames, height, width)`, -100 in frames without a label, or their `targets`.
         """
-        logits = {
-            branch: self._branch_logits(probe, tokens[branch])
-            for branch, probe in self.probes.items()
-            if tokens.get(branch) is not None
-        }
-        if not logits:
+        given = {branch: tokens[branch] for branch in self.probes if tokens.get(branch) is not None}
+        if not given:
             raise ValueError(f"the monitor has probes for {list(self.probes)}, but got tokens of {list(tokens)}.")
+        logits = {branch: self._branch_logits(branch, value) for branch, value in given.items()}
         loss = None
         if labels is not None:
-            loss = torch.stack([F.cross_entropy(branch_logits, labels) for branch_logits in logits.values()]).sum()
-        entropies = {branch: entropy_of(branch_logits) for branch, branch_logits in logits.items()}
+            targets = self.targets(labels) if isinstance(labels, Tensor) else labels
+            loss = torch.stack([self.probes[branch].loss(logits[branch], targets[branch]) for branch in logits]).sum()
+        entropies = {branch: self.probes[branch].entropy(value) for branch, value in logits.items()}
         return EntropyMonitorOutput(loss=loss, logits=logits, entropies=entropies)
 
-    def _branch_logits(self, probe: nn.Module, tokens: Tensor) -> Tensor:
+    def features(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By branch what its probe sees of the tokens; `tokens` has all branches."""
+        return {branch: probe.features(tokens[branch]) for branch, probe in self.probes.items()}
+
+    def targets(self, labels: Tensor) -> dict[str, Tensor]:
+        """By branch what its probe has to tell."""
+        return {branch: probe.targets(labels) for branch, probe in self.probes.items()}
+
+    def _branch_logits(self, branch: str, tokens: Tensor) -> Tensor:
+        probe = self.probes[branch]
         with autocast_disabled(tokens):
-            return at_least_float32(probe(mean_tokens(tokens).to(self.dtype)))
+            return at_least_float32(probe(probe.features(tokens).to(self.dtype)))
 
 
-def _probe(width: int, num_labels: int, hidden_layers: int) -> nn.Sequential:
-    hidden = [layer for _ in range(hidden_layers) for layer in (nn.Linear(width, width), nn.GELU())]
-    return nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), *hidden, nn.Linear(width, num_labels))
-
-
-def mean_tokens(tokens: Tensor) -> Tensor:
-    """`(batch, tokens, width)` -> `(batch, width)`, float32 or float64: what the probes see. Means pass unchanged."""
-    tokens = at_least_float32(tokens)
-    return tokens.mean(dim=1) if tokens.ndim == 3 else tokens
-
-
-def entropy_of(logits: Tensor) -> Tensor:
-    """Entropy of softmax(logits) in nats: `(..., classes)` -> `(...)`, float32 or float64. A logit of -inf adds 0."""
-    log_probabilities = at_least_float32(logits).log_softmax(dim=-1)
-    finite = log_probabilities.clamp_min(torch.finfo(log_probabilities.dtype).min)
-    return -(log_probabilities.exp() * finite).sum(dim=-1)
+def _probe(config: EntropyMonitorConfig, branch: str) -> ClipProbe | MaskProbe:
+    width = config.branch_widths[branch]
+    if config.task == CLASSIFICATION:
+        return ClipProbe(width, config.num_labels, config.hidden_layers)
+    mask_grid = None if config.on_picture(branch) else config.mask_grid
+    return MaskProbe(width, config.token_grid(branch), mask_grid, config.hidden_layers, config.entropy_over)
 
 
 def entropy_weights(entropies: Mapping[str, Tensor], lam: float = 0.5) -> dict[str, Tensor]:

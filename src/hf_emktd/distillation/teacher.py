@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .entropy_monitor import EntropyMonitor
+from .entropy_monitor import CLASSIFICATION, EntropyMonitor
 from .token_distillation import BRANCHES, Grids, check_branch_pools, token_grids
 
 CONTRACT = ("task", "branch_grids", "branch_widths", "num_labels", "id2label")
@@ -121,12 +121,14 @@ def check_compatible(student_config: Any, teacher_config: Any) -> None:
 
 def check_monitor(monitor: EntropyMonitor, teacher: PreTrainedModel) -> None:
     """Raises `ValueError` if `monitor` was not trained on the tokens and classes of `teacher`."""
+    _check_task("monitor", monitor.config, "teacher", teacher.config)
     if dict(monitor.config.branch_widths) != dict(teacher.config.branch_widths):
         raise ValueError(
             f"the monitor reads tokens of widths {dict(monitor.config.branch_widths)}, the teacher returns "
             f"{dict(teacher.config.branch_widths)}. Train a monitor for this teacher."
         )
     _check_labels("monitor", monitor.config, "teacher", teacher.config)
+    _check_frames(monitor, teacher)
     expected = monitor.config.teacher_fingerprint
     if expected is not None and expected != fingerprint(teacher):
         raise ValueError(
@@ -150,6 +152,19 @@ def _check_task(role: str, config: Any, other_role: str, other_config: Any) -> N
     if config.task != other_config.task:
         raise ValueError(
             f"the {role} is for {config.task}, the {other_role} for {other_config.task}. Both need the same task."
+        )
+
+
+def _check_frames(monitor: EntropyMonitor, teacher: PreTrainedModel) -> None:
+    """A clip's class can be told from any number of tokens, a mask needs the grid that the probes know."""
+    if monitor.config.task == CLASSIFICATION:
+        return
+    ours = {branch: monitor.config.token_grid(branch) for branch in monitor.probes}
+    theirs = {branch: token_grids(teacher.config)[branch][0] for branch in monitor.probes}
+    if ours != theirs:
+        raise ValueError(
+            f"the monitor reads frames of tokens on the grids {ours}, the teacher returns {theirs}. Train a monitor "
+            "for this teacher and picture size."
         )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -15,9 +15,11 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from ..data.collators import AudioVisualCollator
-from ..distillation.entropy_monitor import EntropyMonitor, EntropyMonitorConfig
+from ..distillation.entropy_monitor import SEGMENTATION, EntropyMonitor, EntropyMonitorConfig
 from ..distillation.teacher import LiveTeacher, fingerprint
+from ..distillation.token_distillation import token_grids
 from .clip_data import TEST, TRAIN, VALIDATION, ClipData
+from .monitor_statistics import clip_statistics, entropy_statistics, mask_statistics
 from .prepare import prepare_frozen
 
 
@@ -25,14 +27,23 @@ from .prepare import prepare_frozen
 class EntropyMonitorArguments(TrainingArguments):
     """
     Options of [`EntropyMonitorTrainer`]. The paper trains the probes with cross entropy and cosine annealing; rate,
-    epochs and batch size are not given. A pass costs a matrix product, so the defaults take many. They suit thousands
-    of clips; with some hundred, raise rate or epochs until the entropies in the statistics leave `log(classes)`.
+    epochs and batch size are not given. A pass costs a matrix product, so the defaults take many; sets too small for
+    `min_steps` take more.
+
+    Raises:
+        ValueError: if `min_steps` is negative.
     """
 
     output_dir: str = field(default="", metadata={"help": "Folder for the monitor."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
     num_train_epochs: float = field(default=30.0, metadata={"help": "Passes over the pooled tokens."})
-    per_device_train_batch_size: int = field(default=256, metadata={"help": "Clips per step of the probes."})
+    min_steps: int = field(
+        default=600,
+        metadata={"help": "Least optimiser steps: small sets take more epochs. 0 leaves num_train_epochs alone."},
+    )
+    per_device_train_batch_size: int = field(
+        default=256, metadata={"help": "Clips per step of the probes, or labelled frames where they tell masks."}
+    )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Clips per forward of the teacher."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Cosine annealing, as in the paper."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
@@ -41,6 +52,11 @@ class EntropyMonitorArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Off: every probe is trained in every step."}
     )
+
+    def __post_init__(self):
+        if self.min_steps < 0:
+            raise ValueError(f"min_steps must not be negative, got {self.min_steps}.")
+        super().__post_init__()
 
     @classmethod
     def within(cls, args: TrainingArguments, output_dir: str) -> Self:
@@ -54,24 +70,28 @@ class EntropyMonitorArguments(TrainingArguments):
 
 class EntropyMonitorTrainer(Trainer):
     """
-    Trainer of an [`EntropyMonitor`] on the mean-pooled tokens of a frozen teacher.
+    Trainer of an [`EntropyMonitor`] on the tokens of a frozen teacher.
 
-    The teacher runs once over each split and its pooled tokens, `(clips, width)` a branch, are kept in memory (3 kB
-    a clip and branch at width 768), so that the probes' many epochs cost next to nothing.
+    The teacher runs once over each split and what the probes see is kept in memory, so that their many epochs cost
+    next to nothing. Of clips with a class that is the mean token of each branch in float32: 3 kB a clip and branch at
+    width 768. Of masks it is all tokens on the picture, in float16, of the labelled frames only: with AVSegFormer's
+    choices 150 kB a frame at 224 x 224 pixels and 0.8 MB at 512 x 512, so 0.5 and 2.7 GB for the 3,452 training frames
+    of AVSBench's S4; every process keeps the whole.
 
     Args:
         monitor: the probes to train.
         teacher: [`LiveTeacher`] without a monitor.
         args: [`EntropyMonitorArguments`].
-        train_dataset, eval_dataset: items with `input_values`, `pixel_values`, `label`.
+        train_dataset, eval_dataset: items with `input_values`, `pixel_values` and `label`, or of masks `labels`.
         data_collator: makes batches of those items.
         kwargs: those of [`~transformers.Trainer`].
 
-    After `train()`, `monitor.config.statistics` holds per branch the accuracy on both splits and the mean, deviation
-    and quartiles of the entropy in nats.
+    After `train()`, `monitor.config.statistics` holds per branch, on both splits, the accuracy and the mean, deviation
+    and quartiles of the entropy in nats; of masks also the `iou`, see [`mask_statistics`], with every labelled frame
+    a clip of its own.
 
     Raises:
-        ValueError: if the clips lack sound or picture.
+        ValueError: if the clips lack sound or picture, or no frame has a label.
     """
 
     loss_is_scaled_for_ga = False
@@ -88,6 +108,7 @@ class EntropyMonitorTrainer(Trainer):
         **kwargs,
     ):
         self.branches = list(monitor.probes)
+        self.tells_masks = monitor.config.task == SEGMENTATION
         super().__init__(
             model=monitor,
             args=args,
@@ -98,15 +119,18 @@ class EntropyMonitorTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = False
         teacher = prepare_frozen(self.accelerator, teacher)
-        self.train_dataset = self.pool(teacher, train_dataset, data_collator)
-        self.eval_dataset = self.pool(teacher, eval_dataset, data_collator)
+        self.train_dataset = self.keep(teacher, train_dataset, data_collator)
+        self.eval_dataset = self.keep(teacher, eval_dataset, data_collator)
+        self.args.num_train_epochs = self._epochs()
 
-    def pool(
+    def keep(
         self, teacher: LiveTeacher, dataset: Dataset, collator: Callable[[list[Any]], dict[str, Tensor]]
     ) -> TensorDataset:
         """
-        Mean tokens `(clips, width)` of each branch, float32, and labels `(clips,)`, from one pass of the teacher;
-        every rank runs a share and gets the whole.
+        What the probes see of each branch, then what they have to tell, from one pass of the teacher: mean tokens
+        `(clips, width)` and labels `(clips,)`; or of masks, with one row a labelled frame, tokens
+        `(rows, 1, positions, width)` and shares of sounding pixels `(rows, 1, rows, columns)` of each branch. Every
+        rank runs a share and gets the whole.
         """
         loader = DataLoader(
             dataset,
@@ -119,10 +143,19 @@ class EntropyMonitorTrainer(Trainer):
         for batch in tqdm(loader, desc="Teacher tokens", disable=not self.accelerator.is_local_main_process):
             tokens = teacher(**batch).tokens
             self._check_branches(tokens)
-            pooled = [tokens[branch].float().mean(dim=1) for branch in self.branches]
-            gathered = self.accelerator.gather_for_metrics([*pooled, batch["labels"]])
-            columns.append([column.cpu() for column in gathered])
-        return TensorDataset(*(torch.cat(column) for column in zip(*columns, strict=True)))
+            gathered = self.accelerator.gather_for_metrics(self._columns(tokens, batch["labels"]))
+            kept = _labelled_frames(gathered) if self.tells_masks else gathered
+            columns.append([column.cpu() for column in kept])
+        dataset = TensorDataset(*(torch.cat(column) for column in zip(*columns, strict=True)))
+        if not len(dataset):
+            raise ValueError("no frame of the split has a label: the monitor's probes learn from labelled frames.")
+        return dataset
+
+    def _columns(self, tokens: dict[str, Tensor], labels: Tensor) -> list[Tensor]:
+        features = self.model.features(tokens).values()
+        if not self.tells_masks:
+            return [*features, labels]
+        return [*(_to_float16(feature) for feature in features), *self.model.targets(labels).values()]
 
     def _check_branches(self, tokens: dict[str, Tensor]) -> None:
         missing = [branch for branch in self.branches if branch not in tokens]
@@ -132,9 +165,20 @@ class EntropyMonitorTrainer(Trainer):
                 "picture. Distil with 'ktd' or 'kd' instead, which need no monitor."
             )
 
+    def _epochs(self) -> float:
+        args = self.args
+        clips_per_step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        steps_per_epoch = math.ceil(len(self.train_dataset) / clips_per_step)
+        return max(args.num_train_epochs, math.ceil(args.min_steps / steps_per_epoch))
+
     def _collate(self, items: list[tuple[Tensor, ...]]) -> dict[str, dict[str, Tensor] | Tensor]:
-        *pooled, labels = (torch.stack(column) for column in zip(*items, strict=True))
-        return {"tokens": dict(zip(self.branches, pooled, strict=True)), "labels": labels}
+        return self._batch([torch.stack(column) for column in zip(*items, strict=True)])
+
+    def _batch(self, columns: list[Tensor]) -> dict[str, dict[str, Tensor] | Tensor]:
+        count = len(self.branches)
+        tokens, targets = columns[:count], columns[count:]
+        labels = dict(zip(self.branches, targets, strict=True)) if self.tells_masks else targets[0]
+        return {"tokens": dict(zip(self.branches, tokens, strict=True)), "labels": labels}
 
     def train(self, *args, **kwargs) -> TrainOutput:
         """As [`Trainer.train`], and measures the statistics."""
@@ -148,38 +192,54 @@ class EntropyMonitorTrainer(Trainer):
         return 0
 
     @torch.no_grad()
-    def statistics(self, pooled: TensorDataset) -> dict[str, dict[str, Any]]:
-        """By branch the probe's accuracy and the mean, deviation and quartiles of its entropy in nats."""
-        *columns, labels = pooled.tensors
+    def statistics(self, kept: TensorDataset) -> dict[str, dict[str, Any]]:
+        """By branch what [`EntropyMonitorTrainer`] says of the statistics."""
         monitor = self.model.eval()
-        tokens = {name: column.to(self.args.device) for name, column in zip(self.branches, columns, strict=True)}
-        output = monitor(tokens)
-        return {branch: _summary(output.logits[branch], output.entropies[branch], labels) for branch in self.branches}
+        outputs = []
+        for columns in zip(
+            *(column.split(self.args.per_device_train_batch_size) for column in kept.tensors), strict=True
+        ):
+            outputs.append(monitor(self._batch([column.to(self.args.device) for column in columns])["tokens"]))
+        labels = self._batch(list(kept.tensors))["labels"]
+        summaries = {}
+        for branch in self.branches:
+            logits = torch.cat([output.logits[branch].cpu() for output in outputs])
+            entropies = torch.cat([output.entropies[branch].cpu() for output in outputs])
+            told = mask_statistics(logits, labels[branch]) if self.tells_masks else clip_statistics(logits, labels)
+            summaries[branch] = told | entropy_statistics(entropies)
+        return summaries
 
 
-def _summary(logits: Tensor, entropies: Tensor, labels: Tensor) -> dict[str, Any]:
-    entropies = entropies.cpu().numpy()
-    correct = logits.argmax(dim=-1).cpu() == labels
-    low, median, high = np.quantile(entropies, [0.25, 0.5, 0.75])
-    return {
-        "accuracy": correct.float().mean().item(),
-        "entropy_mean": float(entropies.mean()),
-        "entropy_std": float(entropies.std()),
-        "entropy_quartiles": [float(low), float(median), float(high)],
-    }
+def _labelled_frames(columns: list[Tensor]) -> list[Tensor]:
+    """Of columns `(clips, frames, ...)`, the last of them shares of sounding pixels, `(labelled frames, 1, ...)`."""
+    labelled = (columns[-1] >= 0).flatten(2).all(dim=2)
+    return [column[labelled].unsqueeze(1) for column in columns]
+
+
+def _to_float16(tokens: Tensor) -> Tensor:
+    # An infinite token would make every weight of its probe NaN.
+    largest = torch.finfo(torch.float16).max
+    return tokens.clamp(-largest, largest).half()
 
 
 def train_monitor(
-    teacher: PreTrainedModel, data: ClipData, args: EntropyMonitorArguments, hidden_layers: int = 0
+    teacher: PreTrainedModel,
+    data: ClipData,
+    args: EntropyMonitorArguments,
+    hidden_layers: int = 0,
+    entropy_over: str = "frame",
 ) -> EntropyMonitor:
     """
     Trains a monitor for `teacher` on the training split, measures it on the validation split (the test split where
     there is none: the measurement chooses nothing) and saves it to `args.output_dir`.
     """
     config = EntropyMonitorConfig(
+        task=teacher.config.task,
         branch_widths=dict(teacher.config.branch_widths),
+        branch_grids=token_grids(teacher.config),
         id2label=teacher.config.id2label,
         hidden_layers=hidden_layers,
+        entropy_over=entropy_over,
         teacher_name_or_path=teacher.config._name_or_path,
         teacher_fingerprint=fingerprint(teacher),
     )
