@@ -52,7 +52,7 @@ def count_macs(model: PreTrainedModel, **inputs: Tensor) -> int:
             other alone. Defaults to one clip with both, [`dummy_clip`].
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    on_meta = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
     inputs = {name: tensor.to("meta") for name, tensor in (inputs or dummy_clip(model.config, "meta")).items()}
     was_training = model.training
     model.eval()

@@ -178,6 +178,25 @@ def sine_position_encoding(width: int, grid: tuple[int, int], device: torch.devi
     return torch.cat(places, dim=2).flatten(0, 1)
 
 
+def initial_sampling_offsets(config: AvSegFormerConfig) -> torch.Tensor:
+    """
+    Where the deformable attention looks at first: head by head in all directions, a pixel further with each point.
+
+    The biases `(heads * stages * points * 2,)` of its offsets.
+    """
+    angles = torch.arange(config.num_attention_heads) * (2 * math.pi / config.num_attention_heads)
+    directions = torch.stack((angles.cos(), angles.sin()), dim=1)
+    directions = directions / directions.abs().amax(dim=1, keepdim=True)
+    steps = torch.arange(1, config.num_points + 1).view(1, 1, -1, 1)
+    return (directions[:, None, None] * steps).expand(-1, len(ENCODER_STAGES), -1, -1).flatten()
+
+
+def starting(layer: nn.Linear | nn.Conv2d, rule: str) -> nn.Linear | nn.Conv2d:
+    """Marks a layer whose initial weights follow another rule than the rest of the head; see `_init_weights`."""
+    layer.initial_weights = rule
+    return layer
+
+
 def group_normed(convolution: nn.Conv2d, config: AvSegFormerConfig) -> nn.Sequential:
     """A convolution to `hidden_size` channels and a group norm."""
     return nn.Sequential(convolution, nn.GroupNorm(config.norm_groups, config.hidden_size))
@@ -210,12 +229,12 @@ class AvSegFormerAudioEncoder(nn.Module):
         super().__init__()
         widths = [1, *config.audio_channels]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, kernel_size=3, padding=1) for before, after in pairwise(widths)
+            starting(nn.Conv2d(before, after, kernel_size=3, padding=1), "relu") for before, after in pairwise(widths)
         )
         rows, columns = config.audio_grid
         hidden = config.audio_hidden_size
         widths = [widths[-1] * rows * columns, hidden, hidden, config.audio_embedding_size]
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
+        self.layers = nn.ModuleList(starting(nn.Linear(before, after), "relu") for before, after in pairwise(widths))
 
     def forward(self, examples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
@@ -247,18 +266,10 @@ class AvSegFormerDeformableAttention(nn.Module):
         self.num_levels = len(ENCODER_STAGES)
         self.num_points = config.num_points
         looks = self.num_attention_heads * self.num_levels * self.num_points
-        self.sampling_offsets = nn.Linear(width, 2 * looks)
-        self.attention_weights = nn.Linear(width, looks)
-        self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
-
-    def initial_offsets(self) -> torch.Tensor:
-        """Offsets `(2 * looks,)` that point, head by head, in all directions, one pixel further with each point."""
-        angles = torch.arange(self.num_attention_heads) * (2 * math.pi / self.num_attention_heads)
-        directions = torch.stack((angles.cos(), angles.sin()), dim=1)
-        directions = directions / directions.abs().amax(dim=1, keepdim=True)
-        steps = torch.arange(1, self.num_points + 1).view(1, 1, -1, 1)
-        return (directions[:, None, None] * steps).expand(-1, self.num_levels, -1, -1).flatten()
+        self.sampling_offsets = starting(nn.Linear(width, 2 * looks), "offsets")
+        self.attention_weights = starting(nn.Linear(width, looks), "zero")
+        self.value = starting(nn.Linear(width, width), "zero_bias")
+        self.output = starting(nn.Linear(width, width), "zero_bias")
 
     def forward(
         self,
@@ -366,8 +377,9 @@ class AvSegFormerAttention(nn.Module):
         super().__init__()
         self.num_attention_heads = config.num_attention_heads
         self.dropout = dropout
-        self.in_projection = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=bias)
-        self.out_projection = nn.Linear(config.hidden_size, config.hidden_size, bias=bias)
+        width = config.hidden_size
+        self.in_projection = starting(nn.Linear(width, 3 * width, bias=bias), "zero_bias")
+        self.out_projection = starting(nn.Linear(width, width, bias=bias), "zero_bias")
 
     def forward(self, hidden_states: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
         parts = self._project(hidden_states, hidden_states if others is None else others)
@@ -481,16 +493,9 @@ class AvSegFormerPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """
-        As the official head: Xavier weights, PyTorch's default biases. The picture encoder initialises itself.
-
-        Called for the parts of a module first, then for the module itself, which may correct them.
-        """
+        """As the official head: Xavier weights, PyTorch's default biases. The picture encoder initialises itself."""
         if isinstance(module, nn.Linear | nn.Conv2d):
-            init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                bound = module.weight[0].numel() ** -0.5
-                init.uniform_(module.bias, -bound, bound)
+            self._init_layer(module, getattr(module, "initial_weights", "xavier"))
         elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
@@ -498,26 +503,30 @@ class AvSegFormerPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
         elif isinstance(module, AvSegFormerEncoder):
             init.normal_(module.level_embeddings)
-        elif isinstance(module, AvSegFormerAttention) and module.in_projection.bias is not None:
-            init.zeros_(module.in_projection.bias)
-            init.zeros_(module.out_projection.bias)
-        elif isinstance(module, AvSegFormerDeformableAttention):
-            self._init_deformable_attention(module)
-        elif isinstance(module, AvSegFormerAudioEncoder):
-            # The official code only ever loads VGGish; this keeps the sound's scale through nine layers with ReLU.
-            for layer in (*module.convolutions, *module.layers):
-                init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                init.zeros_(layer.bias)
-        elif isinstance(module, AvSegFormerModel):
-            init.kaiming_uniform_(module.audio_projection.weight, a=math.sqrt(5))
 
-    @staticmethod
-    def _init_deformable_attention(module: AvSegFormerDeformableAttention) -> None:
-        for layer in (module.sampling_offsets, module.attention_weights):
+    def _init_layer(self, layer: nn.Linear | nn.Conv2d, rule: str) -> None:
+        """
+        `"xavier"`, with default biases, or `"zero_bias"`; `"pytorch"`: all default; `"zero"`; `"offsets"`, see
+        [`initial_sampling_offsets`]; `"relu"` for VGGish, which the official code only ever loads: the sound keeps its
+        scale through nine layers with ReLU.
+        """
+        if rule in ("zero", "offsets"):
             init.zeros_(layer.weight)
-        for layer in (module.attention_weights, module.value, module.output):
+        elif rule == "relu":
+            init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        elif rule == "pytorch":
+            init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
+        else:
+            init.xavier_uniform_(layer.weight)
+        if layer.bias is None:
+            return
+        if rule == "offsets":
+            init.copy_(layer.bias, initial_sampling_offsets(self.config))
+        elif rule in ("xavier", "pytorch"):
+            bound = layer.weight[0].numel() ** -0.5
+            init.uniform_(layer.bias, -bound, bound)
+        else:
             init.zeros_(layer.bias)
-        init.copy_(module.sampling_offsets.bias, module.initial_offsets())
 
 
 class AvSegFormerModel(AvSegFormerPreTrainedModel):
@@ -528,7 +537,7 @@ class AvSegFormerModel(AvSegFormerPreTrainedModel):
         width = config.hidden_size
         self.visual_encoder = build_visual_encoder(config)
         self.audio_encoder = AvSegFormerAudioEncoder(config)
-        self.audio_projection = nn.Linear(config.audio_embedding_size, width)
+        self.audio_projection = starting(nn.Linear(config.audio_embedding_size, width), "pytorch")
         self.input_projections = nn.ModuleList(
             group_normed(nn.Conv2d(channels, width, kernel_size=1), config) for channels in config.vision_hidden_sizes
         )
