@@ -145,7 +145,7 @@ class TestLoadClips:
 
     def test_unknown_name(self):
         with pytest.raises(
-            ValueError, match="unknown data set 'vggsnd'; expected 'vggsound', 'touchtone' or the path"
+            ValueError, match="unknown data set 'vggsnd'; expected 'vggsound', 'touchtone', 'avsbench', 'touchtone_scenes' or"
         ):
             load_clips("vggsnd")
 

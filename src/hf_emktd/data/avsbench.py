@@ -105,7 +105,7 @@ def index_avsbench_layout(data_dir: PathLike, subset: str, label_names: Sequence
     rows = collect_rows(placed_rows, names, report)
     present = [row for row in (_present(row, subset, table.parent, report) for row in rows.values()) if row]
     if not present:
-        wanted = _places(next(iter(rows.values())), subset, table.parent).frames[0][0] if rows else "any row"
+        wanted = places_of(next(iter(rows.values())), subset, table.parent).frames[0][0] if rows else "any row"
         raise FileNotFoundError(
             f"none of the {len(rows):,} scenes of {table} is beside it, such as {wanted}; unpack the data there"
         )
@@ -156,7 +156,7 @@ def _label_names(subset: str, rows: list[ClipRow]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Places:
+class Places:
     """Where the parts of one scene may lie, the preferred place first; none for the mask of an unlabelled frame."""
 
     frames: list[list[Path]]
@@ -166,7 +166,8 @@ class _Places:
     pickled_sound: Path | None = None
 
 
-def _places(row: ClipRow, subset: str, root: Path) -> _Places:
+def places_of(row: ClipRow, subset: str, root: Path) -> Places:
+    """Places of one scene's files below the folder `root` of the subset's table."""
     labelled = 1 if row.split == "train" and (subset == "s4" or row.label == "v1s") else None
     if subset == "avss":
         return _semantic_places(row, root, labelled)
@@ -177,10 +178,10 @@ def _places(row: ClipRow, subset: str, root: Path) -> _Places:
     return _object_places(root / "ms3_data", row.clip_id, Path(split, row.clip_id), Path(row.clip_id), labelled)
 
 
-def _object_places(data: Path, clip_id: str, part: Path, unsplit_part: Path, labelled: int | None) -> _Places:
+def _object_places(data: Path, clip_id: str, part: Path, unsplit_part: Path, labelled: int | None) -> Places:
     """Places in the single- and multi-source subsets; the latter's pictures keep `.mp4` in their names."""
     names = [[f"{clip_id}_{k}.png", f"{clip_id}.mp4_{k}.png"] for k in range(1, NUM_FRAMES + 1)]
-    return _Places(
+    return Places(
         frames=[[data / "visual_frames" / unsplit_part / name for name in pair] for pair in names],
         masks=_labelled([[data / "gt_masks" / part / name for name in pair] for pair in names], labelled),
         audio=[data / "audio_wav" / f"{part}.wav"],
@@ -189,10 +190,10 @@ def _object_places(data: Path, clip_id: str, part: Path, unsplit_part: Path, lab
     )
 
 
-def _semantic_places(row: ClipRow, root: Path, labelled: int | None) -> _Places:
+def _semantic_places(row: ClipRow, root: Path, labelled: int | None) -> Places:
     folder = root / row.label / row.clip_id
     numbers = range(NUM_FRAMES_V2 if row.label == "v2" else NUM_FRAMES)
-    return _Places(
+    return Places(
         frames=[[folder / "frames" / f"{k}{extension}" for extension in (".jpg", ".png")] for k in numbers],
         masks=_labelled([[folder / "labels_rgb" / f"{k}.png"] for k in numbers], labelled),
         audio=[folder / "audio.wav"],
@@ -206,7 +207,7 @@ def _labelled(masks: list[list[Path]], labelled: int | None) -> list[list[Path]]
 
 def _present(row: ClipRow, subset: str, root: Path, report: ClipReport) -> ClipRow | None:
     """The row with its files, or `None` and a note in the report."""
-    places = _places(row, subset, root)
+    places = places_of(row, subset, root)
     files = _choose(places)
     if problem := _problem(files, places):
         report.add(row.split, problem[0], row.clip_id, problem[1])
@@ -216,7 +217,7 @@ def _present(row: ClipRow, subset: str, root: Path, report: ClipReport) -> ClipR
     return ClipRow(row.clip_id, row.split, row.label, files)
 
 
-def _choose(places: _Places) -> dict[str, Any]:
+def _choose(places: Places) -> dict[str, Any]:
     """Files by column: all frames or none, and the raw video only where frames or sound must come from it."""
     frames = [_first(paths) for paths in places.frames]
     frames = [] if None in frames else frames
@@ -229,7 +230,7 @@ def _first(paths: list[Path]) -> str | None:
     return next((str(path) for path in paths if path.is_file()), None)
 
 
-def _problem(files: dict[str, Any], places: _Places) -> tuple[str, str] | None:
+def _problem(files: dict[str, Any], places: Places) -> tuple[str, str] | None:
     """Kind and reason if the scene cannot be used."""
     if not files["frames"] and files["video"] is None:
         absent = next(paths[0] for paths in places.frames if _first(paths) is None)
@@ -243,7 +244,7 @@ def _problem(files: dict[str, Any], places: _Places) -> tuple[str, str] | None:
     return None
 
 
-def _soundless_reason(places: _Places) -> str:
+def _soundless_reason(places: Places) -> str:
     reason = f"no file {places.audio[0]} and no raw video"
     if places.pickled_sound is not None and places.pickled_sound.is_file():
         reason += f"; {places.pickled_sound.name} is a pickle and not read, convert the raw videos to wav instead"

@@ -210,7 +210,7 @@ def _draw_frames(
     ink, (left, top, side) = _draw_ink(image, options, random)
     background, contrast = random.uniform(0, 0.5, 3), random.uniform(*options.contrast)
     colour = background + contrast
-    strokes = _draw_strokes(size, int(random.integers(options.max_strokes + 1)), random)
+    strokes = draw_strokes(size, int(random.integers(options.max_strokes + 1)), random)
     cover = _draw_cover(left, top, side, random.uniform(*options.occlusion), random) if occluded else None
     cover_colour = random.uniform(0, 1, 3)
     num_frames = max(1, round(options.seconds * FRAMES_PER_SECOND))
@@ -232,14 +232,20 @@ def _draw_ink(
     size = options.image_size
     side = round(random.uniform(*options.digit_scale) * size)
     left, top = (int(edge) for edge in random.integers(0, size - side + 1, 2))
-    angle = random.uniform(-options.rotation_degrees, options.rotation_degrees)
-    digit = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
     canvas = Image.new("L", (size, size))
-    canvas.paste(digit.rotate(angle, Image.Resampling.BILINEAR), (left, top))
+    canvas.paste(draw_digit(image, side, options.rotation_degrees, random), (left, top))
     return np.asarray(canvas, np.float32) / 255, (left, top, side)
 
 
-def _draw_strokes(size: int, count: int, random: np.random.Generator) -> np.ndarray:
+def draw_digit(image: np.ndarray, side: int, rotation_degrees: float, random: np.random.Generator) -> Image.Image:
+    """An 8x8 image enlarged to a square of `side` and turned by up to `rotation_degrees` either way."""
+    angle = random.uniform(-rotation_degrees, rotation_degrees)
+    digit = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+    return digit.rotate(angle, Image.Resampling.BILINEAR)
+
+
+def draw_strokes(size: int, count: int, random: np.random.Generator) -> np.ndarray:
+    """So many stray lines, as ink in [0, 1] `(size, size)`."""
     canvas = Image.new("L", (size, size))
     draw = ImageDraw.Draw(canvas)
     for _ in range(count):
@@ -270,13 +276,22 @@ def _draw_waveform(digit: int, drowned: bool, options: TouchtoneOptions, random:
     waveform = draw_noise(samples, random)
     snr_db = random.uniform(*(options.drowned_snr_db if drowned else options.tone_snr_db))
     power = 10 ** (snr_db / 10)
-    detune = 1 + random.uniform(-options.detune, options.detune, 2)
+    frequencies = draw_frequencies(digit, options.detune, random)
     seconds = random.uniform(*options.tone_seconds)
-    add_tone(waveform, np.multiply(DTMF_FREQUENCIES[digit], detune), power, seconds, random)
+    add_tone(waveform, frequencies, power, seconds, random)
     for _ in range(int(random.integers(options.max_beeps + 1))):
         add_tone(waveform, random.uniform(600, 1600, 1), power / 2, random.uniform(0.05, 0.2), random)
-    peak = 10 ** (random.uniform(*options.peak_db) / 20)
-    return (waveform * (peak / np.abs(waveform).max())).astype(np.float32)
+    return to_peak(waveform, random.uniform(*options.peak_db))
+
+
+def draw_frequencies(digit: int, detune: float, random: np.random.Generator) -> np.ndarray:
+    """The two tones of a digit in hertz, each off by up to the share `detune`."""
+    return np.multiply(DTMF_FREQUENCIES[digit], 1 + random.uniform(-detune, detune, 2))
+
+
+def to_peak(waveform: np.ndarray, peak_db: float) -> np.ndarray:
+    """Float32 waveform scaled to a peak level in decibels below full scale."""
+    return (waveform * (10 ** (peak_db / 20) / np.abs(waveform).max())).astype(np.float32)
 
 
 def draw_noise(samples: int, random: np.random.Generator) -> np.ndarray:
