@@ -7,7 +7,14 @@ import pytest
 import torch
 from transformers import set_seed
 
-from hf_emktd import CavMaeConfig, CavMaeForAudioVisualClassification, CavMaeProcessor
+from hf_emktd import (
+    AvSegFormerConfig,
+    AvSegFormerForAudioVisualSegmentation,
+    AvSegFormerProcessor,
+    CavMaeConfig,
+    CavMaeForAudioVisualClassification,
+    CavMaeProcessor,
+)
 from hf_emktd.hub import DataFacts, DistillationSummary, EvaluationResult, ModelFacts, ObjectiveFacts
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -39,6 +46,38 @@ def model() -> CavMaeForAudioVisualClassification:
 @pytest.fixture(scope="session")
 def processor(model) -> CavMaeProcessor:
     return CavMaeProcessor.from_config(model.config)
+
+
+@pytest.fixture(scope="session")
+def segmenter() -> AvSegFormerForAudioVisualSegmentation:
+    """A tiny one, trained on three frames at a time; its masks cover some of a picture, not all."""
+    set_seed(0)
+    config = AvSegFormerConfig(
+        vision_hidden_sizes=[8, 8, 16, 16],
+        vision_depths=[1, 1, 1, 1],
+        vision_num_attention_heads=[1, 1, 2, 2],
+        audio_channels=[4, 4, 8, 8, 8, 8],
+        audio_hidden_size=16,
+        audio_embedding_size=8,
+        hidden_size=16,
+        num_attention_heads=2,
+        encoder_layers=1,
+        decoder_layers=1,
+        query_layers=1,
+        num_queries=4,
+        feed_forward_size=32,
+        query_feed_forward_size=32,
+        mask_mlp_size=16,
+        norm_groups=4,
+        image_size=32,
+        num_frames=3,
+    )
+    return AvSegFormerForAudioVisualSegmentation(config).eval()
+
+
+@pytest.fixture(scope="session")
+def segmentation_processor(segmenter) -> AvSegFormerProcessor:
+    return AvSegFormerProcessor.from_config(segmenter.config)
 
 
 @pytest.fixture
@@ -86,4 +125,25 @@ def summary() -> DistillationSummary:
         command="accelerate launch scripts/distill.py --teacher org/teacher",
         training_seconds=24_300,
         limitations=["Clips come from the web."],
+    )
+
+
+@pytest.fixture
+def mask_summary() -> DistillationSummary:
+    """That of a model of masks, with a control; the results are the S4 row of the EM-KTD paper."""
+    architecture = "AvSegFormerForAudioVisualSegmentation"
+    return DistillationSummary(
+        student=ModelFacts("runs/student", 32_000_000, 10**10, architecture, visual_parameters=3_409_760),
+        teacher=ModelFacts("runs/teacher", 186_000_000, 10**11, architecture, visual_parameters=81_443_008),
+        data=DataFacts("AVSBench S4", clips={"train": 3_452, "test": 740}),
+        objectives=[ObjectiveFacts("MaskLogitDistillation", {"name": "kd", "weight": 1.0})],
+        results=[
+            EvaluationResult(
+                "test",
+                {"MJ": 0.7981, "MF": 0.8786, "mask_share": 0.12, "peak_probability": 0.98, "clips": 740},
+                {"MJ": 0.8315, "MF": 0.904},
+            ),
+            EvaluationResult("test", {"MJ": 0.5, "mask_share": 0.03, "clips": 740}, {"MJ": 0.6}, "silence"),
+        ],
+        task="audio-visual-segmentation",
     )

@@ -45,6 +45,12 @@ def test_retention_is_student_over_teacher():
     assert result.retention == {"accuracy": pytest.approx(0.62 / 0.639)}
 
 
+def test_a_control_retains_nothing():
+    for modality in ("swapped_sound", "silence"):
+        assert EvaluationResult("test", {"MJ": 0.4}, {"MJ": 0.5}, modality).retention == {}
+    assert EvaluationResult("test", {"MJ": 0.4}, {"MJ": 0.5}).retention == {"MJ": pytest.approx(0.8)}
+
+
 def test_update_replaces_the_same_and_keeps_the_teacher(summary):
     summary.update_results(
         EvaluationResult("test", {"accuracy": 0.7}), EvaluationResult("test", {"accuracy": 0.5}, modality="audio")
@@ -61,6 +67,13 @@ def test_facts_of_a_model(model):
     assert facts.macs == count_macs(model) > 0
     assert facts.architecture == "CavMaeForAudioVisualClassification"
     assert facts.hub_id == facts.title == "org/student"
+    assert facts.visual_parameters is None
+
+
+def test_facts_of_a_model_with_a_picture_encoder_of_its_own(segmenter):
+    facts = ModelFacts.from_model(segmenter, "org/student")
+    assert facts.visual_parameters == count_parameters(segmenter.avsegformer.visual_encoder) < facts.parameters
+    assert facts.macs == count_macs(segmenter) > 0
 
 
 def test_facts_of_an_objective():
@@ -79,6 +92,20 @@ def test_a_local_path_is_no_hub_id(tmp_path, monkeypatch):
 
 def test_a_card_does_not_show_where_a_model_lay():
     assert ModelFacts("/home/someone/runs/teacher", 1).title == "teacher"
+
+
+def test_a_file_without_a_task_is_a_classifier_s(summary, mask_summary, tmp_path):
+    values = summary.to_dict()
+    assert values.pop("task") == "audio-visual-classification"
+    del values["student"]["visual_parameters"]
+    assert DistillationSummary.from_dict(values) == summary
+    mask_summary.save(tmp_path)
+    assert DistillationSummary.load(tmp_path) == mask_summary
+
+
+def test_unknown_task_is_refused():
+    with pytest.raises(ValueError, match="task must be one of"):
+        DistillationSummary(ModelFacts("a", 1), task="segmentation")
 
 
 def test_unknown_modality_is_refused():

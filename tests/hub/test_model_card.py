@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import importlib.metadata
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from hf_emktd.data import write_clip
 from hf_emktd.hub import DistillationSummary, EvaluationResult, ModelFacts, StudentCard, update_results, write_card
 
 
@@ -142,3 +144,72 @@ def test_a_student_trained_on_labels_is_compared_but_not_called_distilled(summar
     assert card.data.base_model is None and "knowledge-distillation" not in card.data.tags
     assert "inherits its teacher's errors" not in card.text
     assert rows(section(card, "Results"))[4][2:] == ["retention", "97.0 %", "97.5 %", "100.0 %"]
+
+
+def test_metadata_of_a_model_of_masks(mask_summary, tmp_path):
+    write_card(mask_summary, tmp_path)
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert data.pipeline_tag == "image-segmentation" and data.to_dict()["metrics"] == ["mean_iou"]
+    assert {"audio-visual", "audio-visual-segmentation"} <= set(data.tags)
+    assert "audio-classification" not in data.tags
+    # the control is no result
+    assert {result.metric_type: result.metric_value for result in data.eval_results} == {"MJ": 0.7981, "MF": 0.8786}
+
+
+def test_results_of_a_model_of_masks(mask_summary):
+    results = section(StudentCard.from_summary(mask_summary), "Results")
+    assert rows(results) == [
+        ["Split", "Given", "", "MJ", "MF", "Marked", "Peak"],
+        ["---"] * 7,
+        ["test (740 clips)", "sound and picture", "this model", "79.81", "87.86", "12.00", "98.00"],
+        ["test (740 clips)", "sound and picture", "teacher", "83.15", "90.40", "", ""],
+        ["test (740 clips)", "sound and picture", "retention", "96.0 %", "97.2 %", "", ""],
+        ["test (740 clips)", "picture and silence", "this model", "50.00", "", "3.00", ""],
+        ["test (740 clips)", "picture and silence", "teacher", "60.00", "", "", ""],
+    ]
+    assert "chosen for each clip where nothing else is said. Marked is the share" in results
+
+
+def test_without_a_control_no_one_asks_how_much_is_marked(mask_summary):
+    del mask_summary.results[1]
+    results = section(StudentCard.from_summary(mask_summary), "Results")
+    assert rows(results)[0] == ["Split", "Given", "", "MJ", "MF"] and "Marked" not in results
+
+
+def test_the_protocol_of_mf_is_named(mask_summary):
+    mask_summary.results[0].scores = "dataset"
+    given = rows(section(StudentCard.from_summary(mask_summary), "Results"))[2][1]
+    assert given == "sound and picture, one threshold for all clips"
+
+
+def test_a_model_of_masks_says_what_it_does(mask_summary):
+    card = StudentCard.from_summary(mask_summary)
+    assert "A model for sound-guided segmentation with 17.2 % of its teacher's parameters" in card.text
+    assert "event" not in card.text
+    assert rows(card.text)[2][:3] == ["This model", "32.00 M", "3.41 M"]
+    limitations = section(card, "Limitations")
+    assert "trained on, those of AVSBench S4, and no other" in limitations
+    assert "How well it does with picture and the sound of another clip was not measured." in limitations
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_no_placeholders_for_a_model_of_masks(mask_summary, filled):
+    bare = DistillationSummary(student=ModelFacts("runs/teacher", 1), task="audio-visual-segmentation")
+    card = str(StudentCard.from_summary(mask_summary if filled else bare))
+    assert not [word for word in ("None", "nan", "More information", "{{", "{%", "{data}", "\n\n\n") if word in card]
+
+
+def test_the_code_in_the_card_of_a_model_of_masks_runs(
+    mask_summary, segmenter, segmentation_processor, tmp_path, monkeypatch, capsys
+):
+    segmenter.save_pretrained(tmp_path)
+    segmentation_processor.save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    pictures = np.zeros((15, 32, 48, 3), np.uint8)
+    write_clip("clip.mp4", pictures, 5, np.ones(48000, np.float32) / 2)
+    blocks = [part.split("```")[0] for part in StudentCard.from_summary(mask_summary).text.split("```python\n")[1:]]
+    scope = {"waveform": np.ones(48000, np.float32), "pictures": pictures[:3]}
+    exec("\n".join(blocks), scope)
+    assert capsys.readouterr().out.strip() == str(scope["segmentation"].shares)
+    assert (tmp_path / "overlay.mp4").is_file()
+    assert scope["masks"][0].shape == (3, 32, 32)

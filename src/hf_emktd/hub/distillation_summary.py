@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SUMMARY_NAME = "distillation.json"
-METRICS = ("accuracy", "mAP", "mAUC", "d_prime")
-MODALITIES = ("both", "audio", "visual")
+CLASSIFICATION, SEGMENTATION = "audio-visual-classification", "audio-visual-segmentation"
+TASKS = (CLASSIFICATION, SEGMENTATION)
+METRICS = ("accuracy", "mAP", "mAUC", "d_prime", "MJ", "MF")
+# What a model is given to see whether it listens; it should do badly, so nothing of a teacher's is retained.
+CONTROLS = ("swapped_sound", "silence")
+MODALITIES = ("both", "audio", "visual", *CONTROLS)
 _PACKAGES = ("hf_emktd", "torch", "transformers", "datasets", "accelerate", "huggingface_hub")
 
 
@@ -40,6 +44,8 @@ class ModelFacts:
             Class of the model.
         hub_id (`str`, *optional*):
             Its id on the Hub, if it is or will be there.
+        visual_parameters (`int`, *optional*):
+            Number of parameters of its picture encoder alone, by which work on AVSBench names its models.
     """
 
     name: str
@@ -47,11 +53,13 @@ class ModelFacts:
     macs: int | None = None
     architecture: str | None = None
     hub_id: str | None = None
+    visual_parameters: int | None = None
 
     @classmethod
     def from_model(cls, model: PreTrainedModel, name: str, hub_id: str | None = None) -> ModelFacts:
         """Measures a model. `hub_id` defaults to `name` where that is a Hub id and no directory."""
-        return cls(name, count_parameters(model), count_macs(model), type(model).__name__, hub_id or hub_id_of(name))
+        sizes = count_parameters(model), count_macs(model)
+        return cls(name, *sizes, type(model).__name__, hub_id or hub_id_of(name), _visual_parameters(model))
 
     @property
     def title(self) -> str:
@@ -111,15 +119,17 @@ class EvaluationResult:
         split (`str`):
             The split.
         metrics (`dict[str, float]`):
-            The model's, as `event_classification_metrics` names them.
+            The model's, as `event_classification_metrics` or `segmentation_metrics` names them.
         teacher_metrics (`dict[str, float]`, *optional*):
             The teacher's on the same clips in the same way.
         modality (`str`, *optional*, defaults to `"both"`):
-            What the model was given: `"both"`, `"audio"` or `"visual"`.
+            What the model was given: `"both"`, `"audio"` or `"visual"`; or, to see whether it listens, the picture
+            with `"swapped_sound"`, that of another clip, or with `"silence"`.
         frames (`int`, *optional*, defaults to 1):
             Frames over which the softmax was averaged.
         scores (`str`, *optional*, defaults to `"logits"`):
-            What average precision and AUC ranked the clips by, `"logits"` or `"softmax"`.
+            What average precision and AUC ranked the clips by, `"logits"` or `"softmax"`. Of masks the protocol of MF,
+            `"avsbench"`, as which `"logits"` counts, or `"dataset"`.
     """
 
     split: str
@@ -142,8 +152,8 @@ class EvaluationResult:
 
     @property
     def retention(self) -> dict[str, float]:
-        """Model over teacher, for each metric that both have and that the teacher has above zero."""
-        teacher = self.teacher_metrics
+        """Model over teacher, for each metric that both have and that the teacher has above zero; not of controls."""
+        teacher = {} if self.modality in CONTROLS else self.teacher_metrics
         return {
             name: self.metrics[name] / teacher[name]
             for name in METRICS
@@ -181,6 +191,8 @@ class DistillationSummary:
             Sentences beside those every card has.
         license (`str`, *optional*, defaults to `"apache-2.0"`):
             Licence of the weights.
+        task (`str`, *optional*, defaults to `"audio-visual-classification"`):
+            What the model does, as its configuration names it; the other is `"audio-visual-segmentation"`.
     """
 
     student: ModelFacts
@@ -195,6 +207,11 @@ class DistillationSummary:
     environment: dict[str, str] = field(default_factory=lambda: environment_versions())
     limitations: list[str] = field(default_factory=list)
     license: str = "apache-2.0"
+    task: str = CLASSIFICATION
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"task must be one of {TASKS}, got {self.task!r}.")
 
     @property
     def distilled(self) -> bool:
@@ -285,6 +302,14 @@ def write_whole(path: Path, text: str) -> Path:
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
     return path
+
+
+def _visual_parameters(model: PreTrainedModel) -> int | None:
+    """Parameters of the part that the configuration calls the picture encoder, where it names parts."""
+    prefix = getattr(model.config, "freezable_parts", {}).get("visual_encoder")
+    if prefix is None:
+        return None
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if name.startswith(prefix))
 
 
 def _optional(facts: type, values: dict[str, Any] | None) -> Any:

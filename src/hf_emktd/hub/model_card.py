@@ -5,22 +5,99 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from transformers.utils import logging
 
-from .distillation_summary import METRICS, DataFacts, DistillationSummary, EvaluationResult, write_whole
+from .distillation_summary import (
+    CLASSIFICATION,
+    CONTROLS,
+    METRICS,
+    SEGMENTATION,
+    DataFacts,
+    DistillationSummary,
+    EvaluationResult,
+    write_whole,
+)
 
 logger = logging.get_logger(__name__)
 
 CARD_NAME = "README.md"
-TAGS = ["audio-visual", "audio-classification", "emktd"]
-# The Hub has no audio-visual task; of its tasks this is the one whose input is a clip.
-TASK = "video-classification"
-_METRIC_NAMES = {"accuracy": "Accuracy", "mAP": "mAP", "mAUC": "mAUC", "d_prime": "d'"}
-_GIVEN = {"both": "sound and picture", "audio": "sound only", "visual": "picture only"}
+METRIC_NAMES = {
+    "accuracy": "Accuracy",
+    "mAP": "mAP",
+    "mAUC": "mAUC",
+    "d_prime": "d'",
+    "MJ": "MJ",
+    "MF": "MF",
+    "mask_share": "Marked",
+    "peak_probability": "Peak",
+}
+# What shows in a control that a model does not listen.
+CONTROL_METRICS = ("mask_share", "peak_probability")
+_GIVEN = {
+    "both": "sound and picture",
+    "audio": "sound only",
+    "visual": "picture only",
+    "swapped_sound": "picture and the sound of another clip",
+    "silence": "picture and silence",
+}
+_SCORES = {"softmax": ", over softmax", "dataset": ", one threshold for all clips"}
+
+
+class TaskWords(NamedTuple):
+    """What a card says of a task and of every model for it; `other_inputs` are those a card says were not measured."""
+
+    pipeline: str
+    tags: list[str]
+    name: str
+    hub_metrics: list[str]
+    model: str
+    doings: str
+    metrics_note: str
+    knowledge: str
+    limits: list[str]
+    other_inputs: tuple[str, ...]
+
+
+# The Hub has no audio-visual task; of its tasks these are the ones with the nearest input, or output.
+TASK_WORDS = {
+    CLASSIFICATION: TaskWords(
+        pipeline="video-classification",
+        tags=["audio-visual", "audio-classification", "emktd"],
+        name="Audio-visual event classification",
+        hub_metrics=["accuracy"],
+        model="An audio-visual event classifier",
+        doings="It takes a clip's sound (log-mel spectrogram), its picture (one frame), or both, and names the event.",
+        metrics_note="Accuracy, mAP and mAUC in %. mAP and mAUC are means over the classes that occur in the split",
+        knowledge="It knows its classes{data} and no other: anything else in a clip is given one of their names.",
+        limits=[
+            "It hears the beginning of a clip and sees single frames: motion and later sound are lost on it.",
+            "Softmax scores are not calibrated probabilities.",
+        ],
+        other_inputs=("audio", "visual"),
+    ),
+    SEGMENTATION: TaskWords(
+        pipeline="image-segmentation",
+        tags=["audio-visual", "audio-visual-segmentation", "emktd"],
+        name="Audio-visual segmentation",
+        hub_metrics=["mean_iou"],
+        model="A model for sound-guided segmentation",
+        doings="It takes one frame of each second of a clip with its sound and marks the pixels of what sounds.",
+        metrics_note="In %. MJ is the mean IoU of the frames; MF is their F-measure (beta squared 0.3) at the best "
+        "threshold, which is chosen for each clip where nothing else is said",
+        knowledge="It knows the kinds of things it was trained on{data} and no other: others are missed or mistaken.",
+        limits=[
+            "It looks at one frame of each second, each with about a second of sound and by itself: motion, and what "
+            "happens between the frames, are lost on it.",
+            "It marks what sounds but does not name it, nor tell one thing that sounds from another.",
+            "Its probabilities are not calibrated.",
+        ],
+        other_inputs=CONTROLS,
+    ),
+}
 
 
 class StudentCard(ModelCard):
@@ -38,11 +115,13 @@ class StudentCard(ModelCard):
         card = cls.from_template(
             card_metadata(summary),
             summary=summary,
+            words=TASK_WORDS[summary.task],
+            segments=summary.task == SEGMENTATION,
             size_ratio=_size_ratio(summary),
             teacher_link=_teacher_link(summary),
             size_table=_size_table(summary),
             results_table=_results_table(summary.results),
-            results_note=_results_note(summary.results),
+            results_note=_results_note(summary),
             data_lines=_data_lines(summary.data),
             left_out_table=_left_out_table(summary.data),
             objective_blocks=[
@@ -88,18 +167,20 @@ def update_results(directory: str | os.PathLike[str], *results: EvaluationResult
 
 def card_metadata(summary: DistillationSummary) -> ModelCardData:
     """The YAML head of the card, results as `model-index`."""
-    data, teacher = summary.data, summary.teacher
-    results = [entry for result in summary.results if data for entry in _model_index(result, data)]
+    data, teacher, words = summary.data, summary.teacher, TASK_WORDS[summary.task]
+    # a leaderboard would take a control for a result
+    results = [result for result in summary.results if data and result.modality not in CONTROLS]
+    entries = [entry for result in results for entry in _model_index(result, data, words)]
     return ModelCardData(
         library_name="transformers",
         license=summary.license,
-        pipeline_tag=TASK,
-        tags=[*TAGS, *_distillation_tags(summary)],
+        pipeline_tag=words.pipeline,
+        tags=[*words.tags, *_distillation_tags(summary)],
         base_model=teacher.hub_id if summary.distilled else None,
         datasets=[data.hub_id] if data and data.hub_id else None,
-        metrics=["accuracy"] if results else None,
-        model_name=summary.student.title if results else None,
-        eval_results=results or None,
+        metrics=words.hub_metrics if entries else None,
+        model_name=summary.student.title if entries else None,
+        eval_results=entries or None,
     )
 
 
@@ -133,16 +214,16 @@ def _distillation_tags(summary: DistillationSummary) -> list[str]:
     return ["knowledge-distillation", *[name.replace("_", "-") for name in names]] if summary.distilled else []
 
 
-def _model_index(result: EvaluationResult, data: DataFacts) -> list[EvalResult]:
+def _model_index(result: EvaluationResult, data: DataFacts, words: TaskWords) -> list[EvalResult]:
     return [
         EvalResult(
-            task_type=TASK,
-            task_name="Audio-visual event classification",
+            task_type=words.pipeline,
+            task_name=words.name,
             dataset_type=data.hub_id or data.name,
             dataset_name=data.name,
             dataset_split=result.split,
             metric_type=name,
-            metric_name=f"{_METRIC_NAMES[name]} ({_protocol(result)})",
+            metric_name=f"{METRIC_NAMES[name]} ({_protocol(result)})",
             metric_value=round(result.metrics[name], 6),
         )
         for name in METRICS
@@ -152,7 +233,7 @@ def _model_index(result: EvaluationResult, data: DataFacts) -> list[EvalResult]:
 
 def _protocol(result: EvaluationResult) -> str:
     frames = f", {result.frames} frames" if result.frames > 1 else ""
-    return f"{_GIVEN[result.modality]}{frames}{', over softmax' if result.scores == 'softmax' else ''}"
+    return f"{_GIVEN[result.modality]}{frames}{_SCORES.get(result.scores, '')}"
 
 
 def _size_ratio(summary: DistillationSummary) -> str | None:
@@ -169,11 +250,15 @@ def _teacher_link(summary: DistillationSummary) -> str | None:
 def _size_table(summary: DistillationSummary) -> str:
     rows = [("This model", summary.student), ("Teacher", summary.teacher)]
     cells = [
-        [role, f"{facts.parameters / 1e6:,.2f} M", _macs(facts.macs), facts.architecture]
+        [role, _millions(facts.parameters), _millions(facts.visual_parameters), _macs(facts.macs), facts.architecture]
         for role, facts in rows
         if facts is not None
     ]
-    return _table(["", "Parameters", "MACs per clip", "Architecture"], cells)
+    return _table(["", "Parameters", "Of the picture encoder", "MACs per clip", "Architecture"], cells)
+
+
+def _millions(count: int | None) -> str | None:
+    return None if count is None else f"{count / 1e6:,.2f} M"
 
 
 def _macs(macs: int | None) -> str | None:
@@ -182,14 +267,17 @@ def _macs(macs: int | None) -> str | None:
 
 def _results_table(results: list[EvaluationResult]) -> str | None:
     """A row of the model for each result, with one of its teacher and one of the retention where they are known."""
-    names = [name for name in METRICS if any(name in result.metrics for result in results)]
+    controlled = any(result.modality in CONTROLS for result in results)
+    shown = (*METRICS, *CONTROL_METRICS) if controlled else METRICS
+    names = [name for name in shown if any(name in result.metrics for result in results)]
     rows = []
     for result in results:
         rows.append(_metric_row(result, "this model", result.metrics, names))
         if result.teacher_metrics:
             rows.append(_metric_row(result, "teacher", result.teacher_metrics, names))
+        if result.retention:
             rows.append([*_condition(result), "retention", *[_percent(result.retention.get(n)) for n in names]])
-    return _table(["Split", "Given", "", *[_METRIC_NAMES[name] for name in names]], rows) if rows else None
+    return _table(["Split", "Given", "", *[METRIC_NAMES[name] for name in names]], rows) if rows else None
 
 
 def _metric_row(result: EvaluationResult, who: str, metrics: dict[str, float], names: list[str]) -> list[str | None]:
@@ -206,13 +294,15 @@ def _percent(share: float | None) -> str | None:
     return None if share is None else f"{100 * share:.1f} %"
 
 
-def _results_note(results: list[EvaluationResult]) -> str:
+def _results_note(summary: DistillationSummary) -> str:
+    results = summary.results
     absent = max((int(result.metrics.get("classes_without_positives", 0)) for result in results), default=0)
-    distilled = any(result.teacher_metrics for result in results)
+    marked = any(result.modality in CONTROLS and "mask_share" in result.metrics for result in results)
     return (
-        "Accuracy, mAP and mAUC in %. mAP and mAUC are means over the classes that occur in the split"
+        TASK_WORDS[summary.task].metrics_note
         + (f"; {absent} do not and are left out." if absent else ".")
-        + (" Retention is this model over its teacher." if distilled else "")
+        + (" Marked is the share of the picture that is, and peak the highest probability in it." if marked else "")
+        + (" Retention is this model over its teacher." if any(result.retention for result in results) else "")
     )
 
 
@@ -284,13 +374,13 @@ def _duration(seconds: float | None) -> str | None:
 
 
 def _limitations(summary: DistillationSummary) -> list[str]:
+    words = TASK_WORDS[summary.task]
     data = f", those of {summary.data.name}," if summary.data else ""
     measured = {result.modality for result in summary.results}
-    unmeasured = [_GIVEN[modality] for modality in ("audio", "visual") if modality not in measured]
+    unmeasured = [_GIVEN[modality] for modality in words.other_inputs if modality not in measured]
     return [
-        f"It knows its classes{data} and no other: anything else in a clip is given one of their names.",
-        "It hears the beginning of a clip and sees single frames: motion and later sound are lost on it.",
-        "Softmax scores are not calibrated probabilities.",
+        words.knowledge.format(data=data),
+        *words.limits,
         *([f"How well it does with {' or '.join(unmeasured)} was not measured."] if unmeasured else []),
         *(["A student inherits its teacher's errors and biases."] if summary.distilled else []),
         *summary.limitations,
