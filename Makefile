@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart quickstart-segmentation test lint clean
 
 quickstart: $(STAMP)
 	$(VENV)/bin/python scripts/quickstart.py --output_dir quickstart
+
+quickstart-segmentation: $(STAMP)
+	$(VENV)/bin/python scripts/quickstart.py --task segmentation --output_dir quickstart-segmentation
 
 test: $(STAMP)
 	$(VENV)/bin/ruff check .
@@ -24,4 +27,4 @@ $(STAMP): setup.cfg pyproject.toml
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist quickstart src/*.egg-info
+	rm -rf $(VENV) build dist quickstart quickstart-segmentation src/*.egg-info

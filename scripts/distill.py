@@ -3,11 +3,13 @@
     accelerate launch scripts/distill.py --teacher org/av-teacher
     python scripts/distill.py --teacher runs/teacher --dataset clips.csv --output_dir runs/student
     python scripts/distill.py --teacher runs/teacher --student tiny --student_fields image_size=112 --objective ktd kd
+    python scripts/distill.py --teacher runs/avs-teacher --student b0 --student_fields image_size=224
     python scripts/distill.py --config distill.yaml --resume_from_checkpoint last
 
-With nothing but a teacher: the student is the teacher's own family at a quarter of its width, the entropy monitor is
-the one in the teacher's folder or is trained first, and the clips are those the teacher's config names, else the
-built-in touchtone. `--objective none` trains on labels only; `--push_to_hub --hub_model_id org/name` publishes.
+With nothing but a teacher: the student is a small one of the teacher's own family (a quarter of CAV-MAE's width;
+PVTv2-b0 for AVSegFormer, with the teacher's VGGish), the entropy monitor is the one in the teacher's folder or is
+trained first, and the clips are those the teacher's config names, else the built-in ones. `--objective none` trains on
+labels only; `--push_to_hub --hub_model_id org/name` publishes.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hf_emktd.data.scene_augmentation import SceneAugmentationArguments
 from transformers import PreTrainedModel, set_seed
 
 from hf_emktd.data.augmentation import AugmentationArguments
 from hf_emktd.data.collators import AudioVisualCollator
 from hf_emktd.distillation import EntropyMonitor, LiveTeacher, token_grids
 from hf_emktd.hub import DistillationSummary, ModelFacts, ObjectiveFacts
-from hf_emktd.metrics import compute_event_metrics
 from hf_emktd.training import (
     MONITOR_FOLDER,
     ClipData,
@@ -31,9 +33,11 @@ from hf_emktd.training import (
     EMKTDTrainer,
     EntropyMonitorArguments,
     EvaluationArguments,
+    augmentation_for,
     build_objectives,
     build_student,
     build_student_config,
+    check_parts,
     command_line,
     data_facts,
     derive_config,
@@ -41,8 +45,11 @@ from hf_emktd.training import (
     evaluation_results,
     find_monitor,
     hyper_parameters,
+    inherit,
+    is_model_name,
     load_model,
     load_monitor,
+    open_clips,
     parse_arguments,
     publish_run,
     save_run,
@@ -66,8 +73,8 @@ class ModelArguments:
     student: str | None = field(
         default=None,
         metadata={
-            "help": "Preset (base, small, tiny), or directory or Hub id of a model to start from. By default the "
-            "teacher's family at a quarter of its width."
+            "help": "Preset (base, small, tiny; b0 to b5 for masks), or directory or Hub id of a model to start from. "
+            "By default a small one of the teacher's family."
         },
     )
     student_fields: list[str] = field(
@@ -80,29 +87,50 @@ class ModelArguments:
         },
     )
 
+    inherit: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Parts that a student from scratch takes from its teacher and keeps frozen, or 'none'. By default "
+            "audio_encoder where both have the same, as the paper's segmentation students do."
+        },
+    )
+
     def __post_init__(self) -> None:
+        if self.inherit == ["none"]:
+            self.inherit = []
         if self.teacher is None:
             raise ValueError("--teacher is needed: the directory or Hub id of a trained teacher")
 
 
 def main() -> None:
-    models, data_args, augmentation, evaluation_args, args = parse_arguments(
-        (ModelArguments, DataArguments, AugmentationArguments, EvaluationArguments, DistillationArguments), __doc__
+    models, data_args, *augmentations, evaluation_args, args = parse_arguments(
+        (
+            ModelArguments,
+            DataArguments,
+            AugmentationArguments,
+            SceneAugmentationArguments,
+            EvaluationArguments,
+            DistillationArguments,
+        ),
+        __doc__,
     )
     args.output_dir = args.output_dir or f"runs/{Path(models.teacher).name}-student"
     set_seed(args.seed)
     with refusals_in_one_line():
         teacher, teacher_processor = load_model(models.teacher)
         data_args.fill_from(teacher.config)
-        augmentation = augmentation.fill_from(teacher.config)
+        augmentation = augmentation_for(teacher.config, augmentations)
         config = build_student_config(teacher.config, models.student, models.student_fields)
         config = derive_config(config, {"training_data": data_args.to_config(published=args.push_to_hub)})
-        objectives = build_objectives(args, token_grids(config))
+        objectives = build_objectives(args, token_grids(config), config.task)
+        check_parts(config, args.freeze)
         with args.main_process_first(desc="features"):
-            data = ClipData(data_args, teacher_processor, model_config=teacher.config)
+            data = open_clips(data_args, teacher_processor, model_config=teacher.config)
     monitor = get_monitor(models, args, teacher, data) if any(o.requires_entropies for o in objectives) else None
     set_seed(args.seed)  # the same student whether or not a monitor was trained before it
     student, processor = build_student(config, teacher_processor, models.student)
+    if models.student is None or not is_model_name(models.student):
+        args.freeze = [*args.freeze, *inherit(student, teacher, models.inherit)]
     push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
     trainer = EMKTDTrainer(
         student,
@@ -113,7 +141,6 @@ def main() -> None:
         eval_dataset=data.validation_views(processor),
         train_labels=data.train_labels,
         data_collator=AudioVisualCollator(),
-        compute_metrics=compute_event_metrics,
         processing_class=processor,
     )
     started = time.perf_counter()
@@ -124,13 +151,16 @@ def main() -> None:
     teacher_metrics = evaluate_model(teacher, data, evaluation_args)
     split = data.evaluation_split(evaluation_args.split)
     summary = DistillationSummary(
+        task=student.config.task,
         student=ModelFacts.from_model(trainer.model, args.output_dir, args.hub_model_id),
         teacher=ModelFacts.from_model(teacher, models.teacher),
         data=data_facts(data),
         objectives=[ObjectiveFacts.from_objective(objective) for objective in objectives],
         entropy_statistics=(monitor.config.statistics or {}).get("eval", {}) if monitor else {},
         results=evaluation_results(split, evaluation_args, metrics, teacher_metrics),
-        hyper_parameters=hyper_parameters(args, task_weight=args.task_weight, **vars(augmentation)),
+        hyper_parameters=hyper_parameters(
+            args, student.config.task, task_weight=args.task_weight, **vars(augmentation)
+        ),
         command=command_line(),
         training_seconds=seconds,
     )

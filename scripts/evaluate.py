@@ -1,8 +1,10 @@
-"""Evaluate a model: accuracy, mAP, mAUC and d' with both senses, with sound only and with picture only.
+"""Evaluate a model: accuracy, mAP, mAUC and d' with both senses, with sound only and with picture only; of masks MJ
+and MF, and the two controls that show whether a model listens: the sound of another clip, and silence.
 
     python scripts/evaluate.py --model runs/student --teacher runs/teacher
     python scripts/evaluate.py --model runs/student --dataset clips.csv --split validation --modalities both
     accelerate launch scripts/evaluate.py --model org/emktd-student --dataset vggsound --data_dir DIR --frames 10
+    python scripts/evaluate.py --model runs/avs-student --dataset avsbench --data_dir DIR
 
 Prints one JSON object and writes it to evaluation.json in the model's folder. With a teacher it also holds the
 teacher's metrics on the same clips and the retention, student / teacher. The clips are those the model's config names
@@ -31,6 +33,7 @@ from hf_emktd.training import (
     evaluate_model,
     evaluation_results,
     load_model,
+    open_clips,
     parse_arguments,
     to_json,
 )
@@ -100,7 +103,7 @@ def load_data(
     data_args: DataArguments, model: PreTrainedModel, processor: ProcessorMixin, args: EvaluationArguments
 ) -> ClipData:
     """The clips as `model` is given them; refused if its classes are others or the split is empty."""
-    data = ClipData(data_args, processor, model_config=model.config, only_split=args.split)
+    data = open_clips(data_args, processor, model_config=model.config, only_split=args.split)
     data.split(data.evaluation_split(args.split))  # refuses a split without a usable clip
     return data
 

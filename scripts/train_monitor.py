@@ -17,10 +17,10 @@ from transformers import set_seed
 
 from hf_emktd.training import (
     MONITOR_FOLDER,
-    ClipData,
     DataArguments,
     EntropyMonitorArguments,
     load_model,
+    open_clips,
     parse_arguments,
     train_monitor,
 )
@@ -58,7 +58,7 @@ def main() -> None:
         teacher, processor = load_model(monitor_args.teacher)
         data_args.fill_from(teacher.config)
         with args.main_process_first(desc="features"):
-            data = ClipData(data_args, processor, model_config=teacher.config)
+            data = open_clips(data_args, processor, model_config=teacher.config)
     args.output_dir = args.output_dir or default_output(monitor_args.teacher)
     monitor = train_monitor(teacher, data, args, hidden_layers=monitor_args.hidden_layers)
     if args.should_save:

@@ -3,6 +3,8 @@
     python scripts/train_teacher.py --dataset touchtone --preset tiny --output_dir runs/teacher \\
         --config_fields hidden_size=96 num_attention_heads=2 audio_length=96 image_size=48
     python scripts/train_teacher.py --init converted/cav-mae --dataset clips.csv --output_dir runs/teacher
+    python scripts/train_teacher.py --dataset avsbench --data_dir AVSBench --init converted/pvt-vggish \\
+        --freeze audio_encoder --freeze_epochs 5 --output_dir runs/avs-teacher
     accelerate launch scripts/train_teacher.py --config teacher.yaml --resume_from_checkpoint last
 """
 
@@ -12,26 +14,32 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, set_seed
+from hf_emktd.data.scene_augmentation import SceneAugmentationArguments
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin, set_seed
 
+from hf_emktd.data import task_of
 from hf_emktd.data.augmentation import AugmentationArguments
 from hf_emktd.data.collators import AudioVisualCollator
 from hf_emktd.hub import DistillationSummary, ModelFacts
-from hf_emktd.metrics import compute_event_metrics
-from hf_emktd.models.cav_mae import CavMaeConfig, CavMaeForAudioVisualClassification, CavMaeProcessor
 from hf_emktd.training import (
+    FAMILIES,
     AudioVisualTrainer,
     AudioVisualTrainingArguments,
     ClipData,
     DataArguments,
     EvaluationArguments,
+    augmentation_for,
+    check_parts,
     command_line,
     data_facts,
     derive_config,
     evaluate_model,
     evaluation_results,
+    family_for,
+    family_of,
     hyper_parameters,
     load_model,
+    open_clips,
     parse_arguments,
     parse_overrides,
     publish_run,
@@ -42,34 +50,61 @@ from hf_emktd.training import (
 from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
 
+CLASSIFIER = family_for("audio-visual-classification")
+
 
 @dataclass
 class TeacherArguments:
-    """What the teacher is made of."""
+    """
+    What the teacher is made of.
+
+    Raises:
+        ValueError: for an unknown preset.
+    """
 
     init: str | None = field(
         default=None,
         metadata={"help": "Directory or Hub id of a model to start from; another class list gets a new head."},
     )
-    preset: str = field(default="base", metadata={"help": "Size of a teacher from scratch: base, small or tiny."})
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Size of a teacher from scratch: base (the default), small or tiny for events (CAV-MAE); b5 (the "
+            "default) to b0 for masks (AVSegFormer with PVTv2)."
+        },
+    )
     config_fields: list[str] = field(
         default_factory=list, metadata={"help": "FIELD=VALUE pairs over the preset, such as hidden_size=96."}
     )
 
+    def __post_init__(self) -> None:
+        known = [name for family in FAMILIES.values() for name in family.presets]
+        if self.preset is not None and self.preset not in known:
+            raise ValueError(f"preset must be one of {', '.join(known)}, got {self.preset!r}.")
+
 
 def main() -> None:
-    teacher_args, data_args, augmentation, evaluation_args, args = parse_arguments(
-        (TeacherArguments, DataArguments, AugmentationArguments, EvaluationArguments, AudioVisualTrainingArguments),
+    teacher_args, data_args, *augmentations, evaluation_args, args = parse_arguments(
+        (
+            TeacherArguments,
+            DataArguments,
+            AugmentationArguments,
+            SceneAugmentationArguments,
+            EvaluationArguments,
+            AudioVisualTrainingArguments,
+        ),
         __doc__,
     )
     args.output_dir = args.output_dir or "runs/teacher"
     set_seed(args.seed)
     with refusals_in_one_line():
-        config = teacher_config(teacher_args)
+        config = teacher_config(teacher_args, data_args)
+        check_parts(config, args.freeze)
         data_args.fill_from(config)
+        augmentation = augmentation_for(config, augmentations)
         processor = build_processor(teacher_args, config)
         with args.main_process_first(desc="features"):
-            data = ClipData(data_args, processor)
+            data = open_clips(data_args, processor)
     model = build_model(teacher_args, config, data)
     model.config.training_data = data_args.to_config(published=args.push_to_hub)
     model.config.training_augmentation = vars(augmentation)
@@ -81,7 +116,6 @@ def main() -> None:
         eval_dataset=data.validation_views(),
         train_labels=data.train_labels,
         data_collator=AudioVisualCollator(),
-        compute_metrics=compute_event_metrics,
         processing_class=processor,
     )
     started = time.perf_counter()
@@ -90,10 +124,11 @@ def main() -> None:
 
     metrics = evaluate_model(trainer.model, data, evaluation_args)
     summary = DistillationSummary(
+        task=model.config.task,
         student=ModelFacts.from_model(trainer.model, args.output_dir, args.hub_model_id),
         data=data_facts(data),
         results=evaluation_results(data.evaluation_split(evaluation_args.split), evaluation_args, metrics),
-        hyper_parameters=hyper_parameters(args, **vars(augmentation)),
+        hyper_parameters=hyper_parameters(args, model.config.task, **vars(augmentation)),
         command=command_line(),
         training_seconds=seconds,
     )
@@ -105,24 +140,34 @@ def main() -> None:
             publish_run(args)
 
 
-def teacher_config(args: TeacherArguments) -> CavMaeConfig:
-    config = CavMaeConfig.from_preset(args.preset) if args.init is None else AutoConfig.from_pretrained(args.init)
+def teacher_config(args: TeacherArguments, data_args: DataArguments) -> PreTrainedConfig:
+    """Of the model to start from, or of a preset of the family that the data set, or the preset itself, asks for."""
+    if args.init is not None:
+        config = AutoConfig.from_pretrained(args.init)
+    else:
+        named = [family for family in FAMILIES.values() if args.preset in family.presets]
+        family = family_for(task_of(data_args.dataset)) if data_args.dataset else next(iter(named), CLASSIFIER)
+        if args.preset is not None and args.preset not in family.presets:
+            raise ValueError(
+                f"--preset {args.preset} is no size of a model for {data_args.dataset}: {', '.join(family.presets)}."
+            )
+        config = family.config_class(**family.presets[args.preset or family.default_preset])
     return derive_config(config, parse_overrides(args.config_fields, config))
 
 
-def build_processor(args: TeacherArguments, config: CavMaeConfig) -> CavMaeProcessor:
+def build_processor(args: TeacherArguments, config: PreTrainedConfig) -> ProcessorMixin:
     """For the sizes of `config`; a model to start from keeps its normalisation."""
     if args.init is None:
-        return CavMaeProcessor.from_config(config)
+        return family_of(config).processor_class.from_config(config)
     return student_processor(load_model(args.init)[1], config)
 
 
-def build_model(args: TeacherArguments, config: CavMaeConfig, data: ClipData) -> PreTrainedModel:
+def build_model(args: TeacherArguments, config: PreTrainedConfig, data: ClipData) -> PreTrainedModel:
     """The teacher with the data set's classes, in float32 whatever it starts from."""
     labels = dict(enumerate(data.label_names))
     config = derive_config(config, {"id2label": labels, "num_labels": len(labels)})
     if args.init is None:
-        return CavMaeForAudioVisualClassification(config)
+        return family_of(config).model_class(config)
     return load_model(args.init, config=config, ignore_mismatched_sizes=True, dtype=torch.float32)[0]
 
 

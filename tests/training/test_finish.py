@@ -59,7 +59,7 @@ def test_hyper_parameters_repeat_a_run(tmp_path):
         bf16=True,
         gradient_accumulation_steps=4,
     )
-    values = hyper_parameters(args, task_weight=0.5)
+    values = hyper_parameters(args, "audio-visual-classification", task_weight=0.5)
     assert values["head_learning_rate_factor"] == 10.0 and values["label_smoothing_factor"] == 0.1
     assert (values["seed"], values["bf16"], values["gradient_accumulation_steps"]) == (7, True, 4)
     assert (values["lr_scheduler_type"], values["processes"], values["task_weight"]) == ("constant", 1, 0.5)
@@ -113,7 +113,7 @@ class TestSaveRun:
             student=ModelFacts.from_model(trainer.model, str(tmp_path / "run"), None),
             data=data_facts(data),
             results=evaluation_results("test", EvaluationArguments(), metrics),
-            hyper_parameters=hyper_parameters(trainer.args),
+            hyper_parameters=hyper_parameters(trainer.args, "audio-visual-classification"),
         )
         save_run(trainer, data.processor, data, summary, {"results": metrics})
         return trainer, tmp_path / "run", metrics

@@ -1,19 +1,32 @@
 """Trainers, and what a training script needs around them."""
 
 from .arguments import AudioVisualTrainingArguments, DistillationArguments
-from .clip_data import ClipData, DataArguments, check_labels
+from .clip_data import ClipData, DataArguments, SceneData, augmentation_for, check_labels, open_clips
 from .command_line import parse_arguments
 from .entropy_monitor_trainer import EntropyMonitorArguments, EntropyMonitorTrainer, train_monitor
 from .evaluation import EvaluationArguments, evaluate_model
+from .families import FAMILIES, family_for, family_of
 from .finish import command_line, data_facts, evaluation_results, hyper_parameters, publish_run, save_run, to_json
 from .loading import MONITOR_FOLDER, find_monitor, load_model, load_monitor
 from .objectives import build_objectives
-from .students import build_student, build_student_config, derive_config, parse_overrides, student_processor
-from .trainer import AudioVisualTrainer, EMKTDTrainer, task_loss
+from .students import (
+    build_student,
+    build_student_config,
+    check_parts,
+    derive_config,
+    inherit,
+    is_model_name,
+    parse_overrides,
+    student_processor,
+)
+from .tasks import TASKS, task_loss, task_of_config
+from .trainer import AudioVisualTrainer, EMKTDTrainer
 from .views import ClipSampler, ClipViews
 
 __all__ = [
+    "FAMILIES",
     "MONITOR_FOLDER",
+    "TASKS",
     "AudioVisualTrainer",
     "AudioVisualTrainingArguments",
     "ClipData",
@@ -25,25 +38,34 @@ __all__ = [
     "EntropyMonitorArguments",
     "EntropyMonitorTrainer",
     "EvaluationArguments",
+    "SceneData",
+    "augmentation_for",
     "build_objectives",
     "build_student",
     "build_student_config",
     "check_labels",
+    "check_parts",
     "command_line",
     "data_facts",
     "derive_config",
     "evaluate_model",
     "evaluation_results",
+    "family_for",
+    "family_of",
     "find_monitor",
     "hyper_parameters",
+    "inherit",
+    "is_model_name",
     "load_model",
     "load_monitor",
+    "open_clips",
     "parse_arguments",
     "parse_overrides",
     "publish_run",
     "save_run",
     "student_processor",
     "task_loss",
+    "task_of_config",
     "to_json",
     "train_monitor",
 ]

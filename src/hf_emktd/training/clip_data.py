@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, ProcessorMixin
 
-from ..data import ClipSource, is_table, load_clips
+from ..data import ClipSource, is_table, load_clips, task_of
 from ..data.augmentation import AugmentationArguments, ClipTransform
 from ..data.features import extract_features
-from ..models.cav_mae import CavMaeProcessor
+from ..data.scene_augmentation import SceneAugmentationArguments, SceneTransform
+from ..data.scene_features import extract_scene_features
 from .views import ClipViews
 
+Augmentation = AugmentationArguments | SceneAugmentationArguments
+
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+MASK_NAMES = ("sounding",)
+BUILT_IN = {"audio-visual-classification": "touchtone", "audio-visual-segmentation": "touchtone_scenes"}
 
 
 @dataclass
@@ -30,15 +36,18 @@ class DataArguments:
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "'vggsound', 'touchtone' or the path of a .csv of your own clips. By default what the teacher's "
-            "config names, else touchtone."
+            "help": "'vggsound', 'touchtone' or the path of a .csv of your own clips to recognise events; "
+            "'avsbench' or 'touchtone_scenes' to segment. By default what the teacher's config names, else the "
+            "built-in touchtone or touchtone_scenes."
         },
     )
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the clips, where the data set needs one."})
     dataset_options: str | None = field(
         default=None, metadata={"help": "Further options of the data set as JSON, such as '{\"num_train\": 500}'."}
     )
-    num_frames: int = field(default=10, metadata={"help": "Frames kept of each clip; CAV-MAE keeps 10."})
+    num_frames: int = field(
+        default=10, metadata={"help": "Frames kept of each clip to recognise events in; CAV-MAE keeps 10."}
+    )
     max_train_clips: int | None = field(
         default=None, metadata={"help": "Train on so many clips only, the same random ones in every run."}
     )
@@ -76,7 +85,7 @@ class DataArguments:
         """Takes the data that `config` (of a trained model) names where the user named none, or else touchtone."""
         if self.dataset is not None:
             return
-        trained_on = getattr(config, "training_data", None) or {"dataset": "touchtone"}
+        trained_on = getattr(config, "training_data", None) or {"dataset": BUILT_IN[config.task]}
         self.dataset = trained_on["dataset"]
         self.data_dir = self.data_dir or trained_on.get("data_dir")
         if self.dataset_options is None and trained_on.get("options"):
@@ -95,7 +104,7 @@ class ClipData:
 
     Attributes:
         source: the [`ClipSource`], with its report of missing and odd clips.
-        features: `datasets.DatasetDict` of stored spectrograms and frames.
+        features: `datasets.DatasetDict` of what is stored of each clip.
 
     Raises:
         ValueError: if the data set is unknown, has not the one split, or its classes are not those of `model_config`.
@@ -104,7 +113,7 @@ class ClipData:
     def __init__(
         self,
         args: DataArguments,
-        processor: CavMaeProcessor,
+        processor: ProcessorMixin,
         *,
         model_config: PreTrainedConfig | None = None,
         only_split: str | None = None,
@@ -116,13 +125,15 @@ class ClipData:
             check_labels(self, model_config)
         if only_split is not None:
             self._drop_other_splits(self.evaluation_split(only_split))
-        self.features = extract_features(
-            self.source, processor, num_frames=args.num_frames, num_proc=args.feature_workers
-        )
+        self.features = self._extract()
         if args.max_train_clips is not None and TRAIN in self.features:
             clips = min(args.max_train_clips, len(self.features[TRAIN]))
             # not the first ones: tables are often sorted by class
             self.features[TRAIN] = self.features[TRAIN].shuffle(seed=0).select(range(clips))
+
+    def _extract(self) -> datasets.DatasetDict:
+        options = {"num_frames": self.args.num_frames, "num_proc": self.args.feature_workers}
+        return extract_features(self.source, self.processor, **options)
 
     def _drop_other_splits(self, wanted: str) -> None:
         splits = self.source.splits
@@ -135,7 +146,7 @@ class ClipData:
 
     @property
     def label_names(self) -> list[str]:
-        """Class names by label id."""
+        """What the model tells apart: class names by label id."""
         return self.source.label_names
 
     def split(self, name: str) -> datasets.Dataset:
@@ -161,15 +172,15 @@ class ClipData:
         """`name`, or the validation split where the data set has no test split."""
         return name if name != TEST or TEST in self.source.splits else VALIDATION
 
-    def validation_views(self, processor: CavMaeProcessor | None = None) -> datasets.Dataset | None:
+    def validation_views(self, processor: ProcessorMixin | None = None) -> datasets.Dataset | None:
         """Views of the validation split, `None` where there is none: the test split is never used in training."""
         return self.plain_views(VALIDATION, processor=processor) if VALIDATION in self.features else None
 
     def train_views(
         self,
-        augmentation: AugmentationArguments,
-        processor: CavMaeProcessor | None = None,
-        teacher_processor: CavMaeProcessor | None = None,
+        augmentation: Augmentation,
+        processor: ProcessorMixin | None = None,
+        teacher_processor: ProcessorMixin | None = None,
     ) -> ClipViews:
         """Augmented views of the training split, with the teacher's inputs where they are prepared differently."""
         features = self.split(TRAIN)
@@ -179,11 +190,73 @@ class ClipData:
         return ClipViews(features, transform)
 
     def plain_views(
-        self, name: str, processor: CavMaeProcessor | None = None, frame_index: int | None = None
+        self, name: str, processor: ProcessorMixin | None = None, frame_index: int | None = None
     ) -> datasets.Dataset:
         """Views of a split as evaluation takes them: the middle frame, or the given one, and nothing random."""
         transform = ClipTransform(processor or self.processor, frame_index=frame_index)
         return self.split(name).with_transform(transform)
+
+
+class SceneData(ClipData):
+    """[`ClipData`] of clips with masks: views of all frames, and what a model tells apart is sounding or not."""
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the masks; the classes that AVSBench sorts its clips by stay in `source`."""
+        return list(MASK_NAMES)
+
+    def _extract(self) -> datasets.DatasetDict:
+        return extract_scene_features(self.source, self.processor, num_proc=self.args.feature_workers)
+
+    def train_views(
+        self,
+        augmentation: Augmentation,
+        processor: ProcessorMixin | None = None,
+        teacher_processor: ProcessorMixin | None = None,
+    ) -> ClipViews:
+        transform = SceneTransform(processor or self.processor, augmentation, teacher_processor=teacher_processor)
+        return ClipViews(self.split(TRAIN), transform)
+
+    def plain_views(self, name: str, processor: ProcessorMixin | None = None, sound: str = "own") -> datasets.Dataset:
+        """Views of a split as evaluation takes them; `sound` as in [`~data.scene_augmentation.SceneTransform`]."""
+        features = self.split(name)
+        transform = SceneTransform(processor or self.processor, sound=sound, partners=features)
+        return features.with_transform(transform)
+
+
+AUGMENTATIONS = {
+    "audio-visual-classification": AugmentationArguments,
+    "audio-visual-segmentation": SceneAugmentationArguments,
+}
+DATA = {"audio-visual-classification": ClipData, "audio-visual-segmentation": SceneData}
+
+
+def open_clips(
+    args: DataArguments,
+    processor: ProcessorMixin,
+    *,
+    model_config: PreTrainedConfig | None = None,
+    only_split: str | None = None,
+) -> ClipData:
+    """
+    [`ClipData`] or [`SceneData`], whichever the data set `args` names is for. Arguments as there.
+
+    Raises:
+        ValueError: as there, or if `model_config` is of a model for another task.
+    """
+    task = task_of(args.dataset)
+    if model_config is not None and model_config.task != task:
+        raise ValueError(
+            f"{args.dataset} is a data set for {task}, the model is for {model_config.task}. Name another data set "
+            "with --dataset, or another model."
+        )
+    return DATA[task](args, processor, model_config=model_config, only_split=only_split)
+
+
+def augmentation_for(config: PreTrainedConfig, given: Sequence[Augmentation]) -> Augmentation:
+    """Of the `given` options those of the model's task, with what its config names where they were left alone."""
+    kind = AUGMENTATIONS[config.task]
+    return next(augmentation for augmentation in given if isinstance(augmentation, kind)).fill_from(config)
 
 
 def check_labels(data: ClipData, config: PreTrainedConfig) -> None:

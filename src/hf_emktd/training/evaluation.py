@@ -1,4 +1,4 @@
-"""Evaluation of a classifier on a split: with both modalities or one, from one frame or the average of several."""
+"""Evaluation on a split: of a classifier with both modalities or one, from one frame or several; of masks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from ..data.collators import AudioVisualCollator
 from ..metrics import average_frame_probabilities, event_classification_metrics
 from ..metrics.event_classification import SCORES
-from ..models.cav_mae import CavMaeProcessor
-from .clip_data import TEST, ClipData
+from ..metrics.segmentation import PROTOCOLS
+from .clip_data import TEST, ClipData, SceneData
+from .mask_evaluation import CONTROLS, evaluate_masks
 
 logger = logging.get_logger(__name__)
 
@@ -34,7 +35,7 @@ class EvaluationArguments:
     How a model is evaluated.
 
     Raises:
-        ValueError: for unknown modalities or scores, or a number below 1.
+        ValueError: for unknown modalities, scores, protocol or controls, or a number below 1.
     """
 
     split: str = field(default=TEST, metadata={"help": "Split to evaluate; without a test split the validation one."})
@@ -51,28 +52,43 @@ class EvaluationArguments:
     modalities: list[str] = field(
         default_factory=lambda: list(MODALITIES), metadata={"help": "Which inputs to give: both, audio, visual."}
     )
+    protocol: str = field(
+        default="avsbench",
+        metadata={"help": "How MJ and MF are averaged: avsbench (official: per clip, then over clips) or dataset."},
+    )
+    controls: list[str] = field(
+        default_factory=lambda: list(CONTROLS),
+        metadata={
+            "help": "Beside MJ and MF, with the sound of another clip and in silence (swapped_sound, silence); 'none'."
+        },
+    )
     batch_size: int = field(default=64, metadata={"help": "Clips per forward pass."})
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.modalities if name not in MODALITIES]
         if unknown or not self.modalities:
             raise ValueError(f"modalities must be among {', '.join(MODALITIES)}, got {', '.join(unknown) or 'none'}.")
-        if self.scores not in SCORES:
-            raise ValueError(f"scores must be one of {', '.join(SCORES)}, got {self.scores!r}.")
+        if self.controls == ["none"]:
+            self.controls = []
+        if unknown := [name for name in self.controls if name not in CONTROLS]:
+            raise ValueError(f"controls must be among {', '.join(CONTROLS)} or 'none', got {', '.join(unknown)}.")
+        for name, known in (("scores", SCORES), ("protocol", PROTOCOLS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         for name in ("frames", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
 def evaluate_model(
-    model: PreTrainedModel, data: ClipData, args: EvaluationArguments, processor: CavMaeProcessor | None = None
+    model: PreTrainedModel, data: ClipData, args: EvaluationArguments, processor: ProcessorMixin | None = None
 ) -> dict[str, dict[str, Any]]:
     """
     Metrics of `model` on one split, for each of `args.modalities` that its clips have; every rank runs a share and
-    gets the whole.
+    gets the whole. Of a model for masks those of [`~training.mask_evaluation.evaluate_masks`].
 
     Args:
-        model: a classifier that keeps the output contract; it is moved to the device and left in eval mode.
+        model: keeps the output contract; it is moved to the device and left in eval mode.
         data: [`ClipData`] with the split's features.
         args: [`EvaluationArguments`].
         processor: the model's processor; defaults to the data's.
@@ -80,6 +96,8 @@ def evaluate_model(
     Returns:
         `{"both": {"accuracy": ..., "mAP": ..., "mAUC": ..., "d_prime": ..., "clips": ...}, "audio": ..., ...}`
     """
+    if isinstance(data, SceneData):
+        return evaluate_masks(model, data, args, processor)
     accelerator = Accelerator()
     if model.device != accelerator.device:
         model.to(accelerator.device)
@@ -132,7 +150,7 @@ def _predict(
     args: EvaluationArguments,
     modality: str,
     frame_index: int | None,
-    processor: CavMaeProcessor | None,
+    processor: ProcessorMixin | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits `(clips, classes)` and labels `(clips,)` of the whole split, on every rank."""
     views = data.plain_views(data.evaluation_split(args.split), processor=processor, frame_index=frame_index)

@@ -26,15 +26,17 @@ HYPER_PARAMETERS = (
     "lr_scheduler_type",
     "warmup_steps",
     "weight_decay",
-    "label_smoothing_factor",
     "balanced_sampling",
-    "modality_dropout",
     "head_learning_rate_factor",
     "max_grad_norm",
     "bf16",
     "fp16",
     "seed",
 )
+TASK_HYPER_PARAMETERS = {
+    "audio-visual-classification": ("label_smoothing_factor", "modality_dropout"),
+    "audio-visual-segmentation": ("mask_loss", "auxiliary_weight", "freeze", "freeze_epochs"),
+}
 SECRETS = ("--hub_token", "--hub-token")
 
 
@@ -49,9 +51,10 @@ def data_facts(data: ClipData) -> DataFacts:
     )
 
 
-def hyper_parameters(args: AudioVisualTrainingArguments, **further: Any) -> dict[str, Any]:
+def hyper_parameters(args: AudioVisualTrainingArguments, task: str, **further: Any) -> dict[str, Any]:
     """The options that a repetition of the run needs, and the `further` ones given."""
-    values = {name: getattr(args, name) for name in HYPER_PARAMETERS} | {"processes": args.world_size}
+    names = HYPER_PARAMETERS + TASK_HYPER_PARAMETERS[task]
+    values = {name: getattr(args, name) for name in names} | {"processes": args.world_size}
     return {name: getattr(value, "value", value) for name, value in values.items()} | further  # enums as text
 
 

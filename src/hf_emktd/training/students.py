@@ -1,74 +1,121 @@
-"""Which student a teacher gets: a preset, a directory, single fields, or by default a quarter of its width."""
+"""Which student a teacher gets: a preset, a directory, single fields, or by default a smaller one of its family."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from ..distillation.teacher import check_compatible
-from ..models.cav_mae import CavMaeConfig, CavMaeProcessor
-from ..models.cav_mae.configuration_cav_mae import PRESETS
+from .families import family_of
 from .loading import load_model
 
 
 def build_student_config(
-    teacher: CavMaeConfig, student: str | None = None, overrides: list[str] | None = None
+    teacher: PreTrainedConfig, student: str | None = None, overrides: list[str] | None = None
 ) -> PreTrainedConfig:
     """
     Config of a student for `teacher`.
 
     Args:
         teacher: the teacher's config; input sizes, classes and depths come from it unless overridden.
-        student: a preset (`tiny`, `small`, `base`), or a directory or Hub id of a model. By default a quarter of the
-            teacher's width and heads: 768 gives the paper's 192-wide student.
+        student: a preset of the teacher's family (`tiny`, `small`, `base` of CAV-MAE, `b0` to `b5` of AVSegFormer), or
+            a directory or Hub id of a model. By default the paper's proportions: a quarter of CAV-MAE's width and
+            heads (768 gives 192), PVTv2-b0 for AVSegFormer's PVTv2-b5.
         overrides: `field=value` strings, values in JSON, such as `modality_specific_depth=2`.
 
     Raises:
         ValueError: for an unknown preset or field, or a student whose classes, inputs or tokens do not fit the
             teacher's.
     """
+    family = family_of(teacher)
     if student is None:
-        config = derive_config(teacher, _quarter_width(teacher) | {"_name_or_path": ""})
-    elif student in PRESETS:
-        config = derive_config(teacher, PRESETS[student] | {"_name_or_path": ""})
+        config = derive_config(teacher, family.smaller(teacher) | {"_name_or_path": ""})
+    elif student in family.presets:
+        config = derive_config(teacher, {**family.presets[student], "_name_or_path": ""})
     elif is_model_name(student):
         config = AutoConfig.from_pretrained(student)
     else:
-        raise ValueError(f"student must be one of {', '.join(PRESETS)} or a directory or Hub id, got {student!r}.")
+        raise ValueError(
+            f"student must be one of {', '.join(family.presets)} or a directory or Hub id, got {student!r}."
+        )
     config = derive_config(config, parse_overrides(overrides or [], config))
     check_compatible(config, teacher)
-    _check_inputs(config, teacher)
+    family_of(config).check_inputs(config, teacher)
     return config
 
 
 def build_student(
-    config: PreTrainedConfig, teacher_processor: CavMaeProcessor, student: str | None = None
-) -> tuple[PreTrainedModel, CavMaeProcessor]:
+    config: PreTrainedConfig, teacher_processor: ProcessorMixin, student: str | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
     """
     A student with `config`, and its processor: from scratch with the teacher's normalisation, as in the paper, unless
     `student` names a model to start from, which keeps its weights and its own normalisation. Float32 in either case:
     a teacher kept in 16 bits says nothing of how a student can be trained.
     """
-    if student is None or student in PRESETS:
+    if student is None or student in family_of(config).presets:
         return AutoModel.from_config(config, dtype=torch.float32), student_processor(teacher_processor, config)
     model, processor = load_model(student, config=config, dtype=torch.float32)
     return model, student_processor(processor, config)
 
 
-def student_processor(processor: CavMaeProcessor, config: CavMaeConfig) -> CavMaeProcessor:
+def student_processor(processor: ProcessorMixin, config: PreTrainedConfig) -> ProcessorMixin:
     """A processor for the input sizes of `config` that normalises, samples and pads as `processor` does."""
-    extractor, image_processor = processor.feature_extractor, processor.image_processor
-    audio_sizes = {"num_mel_bins": config.num_mel_bins, "audio_length": config.audio_length}
-    return type(processor)(
-        type(extractor).from_dict(extractor.to_dict() | audio_sizes),
-        type(image_processor).from_dict(image_processor.to_dict() | {"image_size": config.image_size}),
-    )
+    return family_of(config).processor_for(processor, config)
+
+
+def inherit(student: PreTrainedModel, teacher: PreTrainedModel, parts: list[str] | None = None) -> list[str]:
+    """
+    Copies whole parts of the teacher into the student.
+
+    Args:
+        student: changed in place.
+        teacher: of the same family.
+        parts: names of the config's `freezable_parts`. By default those that the family passes on, as far as they are
+            of the same size in both: the VGGish of AVSegFormer, which the paper's student shares with its teacher.
+
+    Returns:
+        The parts that were copied.
+
+    Raises:
+        ValueError: if a part that was named is unknown or of another size.
+    """
+    copied = []
+    for part in family_of(student.config).inherited_parts if parts is None else parts:
+        own, given = part_of(student, part), part_of(teacher, part)
+        sizes = [[tensor.shape for tensor in module.state_dict().values()] for module in (own, given)]
+        if sizes[0] == sizes[1]:
+            own.load_state_dict(given.state_dict())
+            copied.append(part)
+        elif parts is not None:
+            raise ValueError(f"the student's {part} has other sizes than the teacher's; leave it out of --inherit.")
+    return copied
+
+
+def part_of(model: PreTrainedModel, part: str) -> torch.nn.Module:
+    """
+    The module that a config's `freezable_parts` calls `part`.
+
+    Raises:
+        ValueError: if the model has no such part.
+    """
+    check_parts(model.config, [part])
+    return model.get_submodule(model.config.freezable_parts[part].removesuffix("."))
+
+
+def check_parts(config: PreTrainedConfig, parts: list[str]) -> None:
+    """Raises `ValueError` if a model of `config` has no part of one of these names."""
+    known = getattr(config, "freezable_parts", {})
+    unknown = [part for part in parts if part not in known]
+    if unknown:
+        raise ValueError(
+            f"a model of {type(config).__name__} has no part {', '.join(unknown)} to take over or freeze; its parts: "
+            f"{', '.join(known) or 'none'}."
+        )
 
 
 def parse_overrides(overrides: list[str], config: PreTrainedConfig) -> dict[str, Any]:
@@ -106,27 +153,6 @@ def derive_config(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTraine
 def is_model_name(name: str) -> bool:
     """Whether `name` is an existing directory or has the form `owner/name` of a Hub id."""
     return Path(name).is_dir() or name.count("/") == 1
-
-
-def _quarter_width(teacher: CavMaeConfig) -> dict[str, int]:
-    heads = max(1, teacher.num_attention_heads // 4)
-    step = math.lcm(4, heads)  # what CavMaeConfig asks of a width
-    return {"hidden_size": max(step, teacher.hidden_size // 4 // step * step), "num_attention_heads": heads}
-
-
-def _check_inputs(student: CavMaeConfig, teacher: CavMaeConfig) -> None:
-    """The features of a run are stored for the teacher; a student's inputs are cut and shrunk from them."""
-    if student.num_mel_bins != teacher.num_mel_bins:
-        raise ValueError(
-            f"the student hears {student.num_mel_bins} mel bins, the teacher {teacher.num_mel_bins}; one spectrogram "
-            f"serves both, so give the student num_mel_bins={teacher.num_mel_bins}."
-        )
-    for name in ("audio_length", "image_size"):
-        if getattr(student, name) > getattr(teacher, name):
-            raise ValueError(
-                f"the student's {name} is {getattr(student, name)}, the teacher's {getattr(teacher, name)}: both are "
-                "made from features of the teacher's size, so the student's may be at most as large."
-            )
 
 
 def _json_or_text(value: str) -> Any:

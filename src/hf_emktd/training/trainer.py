@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
@@ -21,24 +20,13 @@ from ..data.augmentation import balanced_sample_weights
 from ..distillation.objectives import DistillationObjective
 from ..distillation.teacher import LiveTeacher, TeacherSignal, check_compatible
 from .arguments import AudioVisualTrainingArguments, DistillationArguments
+from .freezing import FreezeParts, freeze_parts
 from .loss_log import LossLog
 from .prepare import prepare_frozen
+from .tasks import task_of_config
 from .views import ClipSampler, ClipViews
 
 MODEL_INPUTS = ("input_values", "pixel_values")
-
-
-def task_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """
-    Mean cross entropy over the clips of a batch, in float32.
-
-    Args:
-        logits: `(batch, classes)`.
-        labels: int64 `(batch,)`, or float `(batch, classes)` probabilities (mixup).
-        label_smoothing: mass spread evenly over the classes. CAV-MAE sets the true class to `1 - smoothing` exactly;
-            here it is `1 - smoothing + smoothing / classes`, as in torch.
-    """
-    return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
@@ -51,13 +39,14 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
 
 class AudioVisualTrainer(Trainer):
     """
-    Supervised training of an audio-visual classifier, with CAV-MAE's balanced sampling and steps on one modality only.
+    Supervised training of an audio-visual model, with CAV-MAE's balanced sampling and steps on one modality only, and
+    AVSegFormer's frozen encoders. The loss on the labels is that of the model's task ([`~training.tasks.Task`]).
 
     Args:
         model: any model that keeps the output contract of docs/architecture.md.
         args: [`AudioVisualTrainingArguments`].
-        train_dataset: items with `input_values`, `pixel_values` and `label`; of [`ClipViews`] each epoch draws new
-            views.
+        train_dataset: items with `input_values`, `pixel_values` and `label` (or `labels`, masks); of [`ClipViews`]
+            each epoch draws new views.
         processing_class: the model's processor, saved with every checkpoint.
         train_labels: int class ids of `train_dataset` in its order; needed with `balanced_sampling`.
         kwargs: those of [`~transformers.Trainer`].
@@ -66,8 +55,8 @@ class AudioVisualTrainer(Trainer):
     epoch depend on `data_seed` (or `seed`) and the epoch alone, so a resumed run repeats the uninterrupted one.
 
     Raises:
-        ValueError: if balanced sampling lacks the labels, or another learning rate is asked for a head that cannot be
-            told from its model.
+        ValueError: if balanced sampling lacks the labels, another learning rate is asked for a head that cannot be
+            told from its model, a part to freeze does not exist, or an option does not suit the task.
     """
 
     # Without it the Trainer takes the loss of a model whose forward has **kwargs as already divided by the number of
@@ -86,6 +75,10 @@ class AudioVisualTrainer(Trainer):
     ):
         _check_sampling(args, train_labels, kwargs.get("train_dataset"))
         _check_head(model, args.head_learning_rate_factor)
+        self.task = task_of_config(model.config)
+        self.task.check(args)
+        freeze_parts(model, args.freeze)
+        kwargs.setdefault("compute_metrics", self.task.compute_metrics)
         # Not handed to Trainer: it looks for a tokenizer in every processor and fails on one without.
         super().__init__(model=model, args=args, **kwargs)
         self.processor = processing_class
@@ -95,6 +88,8 @@ class AudioVisualTrainer(Trainer):
         self.current_gradient_accumulation_steps = args.gradient_accumulation_steps  # fewer at the end of an epoch
         self.epoch_of_sampler = _EpochOfSampler()
         self.add_callback(self.epoch_of_sampler)
+        if args.freeze_epochs:
+            self.add_callback(FreezeParts(model, args.freeze_epochs))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
         """As [`Trainer.train`]; `resume_from_checkpoint="last"` takes the newest checkpoint if there is one."""
@@ -111,7 +106,7 @@ class AudioVisualTrainer(Trainer):
         there are any, and the model's output.
         """
         outputs = model(**self.drop_modality(self.model_inputs(inputs)))
-        return {"task": task_loss(outputs.logits, inputs["labels"], self.args.label_smoothing_factor)}, {}, outputs
+        return self.task.loss_parts(outputs, inputs["labels"], self.args), {}, outputs
 
     def compute_loss(
         self,
@@ -120,15 +115,20 @@ class AudioVisualTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, ModelOutput | dict[str, Tensor]]:
-        """Sum of `loss_parts` in training; in evaluation the plain cross entropy, and of the output the logits."""
+        """Sum of `loss_parts` in training; in evaluation the plain loss on the labels, and the output's logits."""
         if not model.training:
-            logits = model(**self.model_inputs(inputs)).logits
-            loss = task_loss(logits, inputs["labels"])
-            return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
+            outputs = model(**self.model_inputs(inputs))
+            loss = self.task.evaluation_loss(outputs, inputs["labels"], self.args)
+            return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
         parts, branch_weights, outputs = self.loss_parts(model, inputs)
         self.loss_log.add(parts, branch_weights, share=1 / self.current_gradient_accumulation_steps)
         loss = torch.stack(list(parts.values())).sum()
         return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(self, *args, **kwargs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """As [`Trainer.prediction_step`]; masks are summed up before they are gathered."""
+        loss, logits, labels = super().prediction_step(*args, **kwargs)
+        return loss, *(self.task.for_metrics(logits, labels) if logits is not None else (logits, labels))
 
     def model_inputs(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """The trained model's own inputs: no labels, nothing that is for the teacher."""
@@ -168,7 +168,7 @@ class AudioVisualTrainer(Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         weights = None
         if self.args.balanced_sampling:
-            weights = balanced_sample_weights(self.train_labels, self.model.config.num_labels)
+            weights = balanced_sample_weights(self.train_labels, max(self.train_labels) + 1)
         sampler = ClipSampler(len(dataset), seed, weights, with_view_seeds=isinstance(dataset, ClipViews))
         self.epoch_of_sampler.sampler = sampler
         return sampler
@@ -236,8 +236,8 @@ class EMKTDTrainer(AudioVisualTrainer):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], ModelOutput]:
         """The task loss and the parts of every objective; see [`AudioVisualTrainer.loss_parts`]."""
         outputs = model(**self.drop_modality(self.model_inputs(inputs)), output_tokens=self.needs_tokens)
-        task = task_loss(outputs.logits, inputs["labels"], self.args.label_smoothing_factor)
-        parts, branch_weights = {"task": self.args.task_weight * task}, {}
+        on_labels = self.task.loss_parts(outputs, inputs["labels"], self.args)
+        parts, branch_weights = {name: self.args.task_weight * part for name, part in on_labels.items()}, {}
         if self.teacher is not None:
             signal = self.teacher(**inputs)
             for objective in self.objectives:

@@ -1,0 +1,144 @@
+"""What a run needs to know of an architecture beside the Auto classes: presets, processors, default students."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig, ProcessorMixin
+
+from ..models.avsegformer import AvSegFormerConfig, AvSegFormerForAudioVisualSegmentation, AvSegFormerProcessor
+from ..models.avsegformer.configuration_avsegformer import PRESETS as AVSEGFORMER_PRESETS
+from ..models.cav_mae import CavMaeConfig, CavMaeForAudioVisualClassification, CavMaeProcessor
+from ..models.cav_mae.configuration_cav_mae import PRESETS as CAV_MAE_PRESETS
+
+
+class Family(ABC):
+    """
+    One architecture.
+
+    Class attributes:
+
+    - **config_class**, **model_class**, **processor_class** -- Its classes.
+    - **presets** (`Mapping[str, dict]`) -- Config fields of each named size.
+    - **default_preset** (`str`) -- Size of a teacher from scratch.
+    - **inherited_parts** (`tuple[str, ...]`) -- Parts that a student takes from its teacher, frozen, unless told
+      otherwise; of `config_class.freezable_parts`.
+    """
+
+    config_class: ClassVar[type]
+    model_class: ClassVar[type]
+    processor_class: ClassVar[type]
+    presets: ClassVar[Mapping[str, dict[str, Any]]]
+    default_preset: ClassVar[str]
+    inherited_parts: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def smaller(self, teacher: Any) -> dict[str, Any]:
+        """Config fields that make the default student of `teacher`."""
+
+    @abstractmethod
+    def processor_for(self, processor: Any, config: Any) -> ProcessorMixin:
+        """A processor for the input sizes of `config` that does all else as `processor` does."""
+
+    @abstractmethod
+    def check_inputs(self, student: Any, teacher: Any) -> None:
+        """Raises `ValueError` if the features stored for `teacher` cannot be made into the student's inputs."""
+
+
+class CavMaeFamily(Family):
+    """CAV-MAE: a quarter of the width is the paper's student."""
+
+    config_class = CavMaeConfig
+    model_class = CavMaeForAudioVisualClassification
+    processor_class = CavMaeProcessor
+    presets = CAV_MAE_PRESETS
+    default_preset = "base"
+
+    def smaller(self, teacher: CavMaeConfig) -> dict[str, Any]:
+        heads = max(1, teacher.num_attention_heads // 4)
+        step = math.lcm(4, heads)  # what CavMaeConfig asks of a width
+        return {"hidden_size": max(step, teacher.hidden_size // 4 // step * step), "num_attention_heads": heads}
+
+    def processor_for(self, processor: CavMaeProcessor, config: CavMaeConfig) -> CavMaeProcessor:
+        sizes = {"num_mel_bins": config.num_mel_bins, "audio_length": config.audio_length}
+        return _with_sizes(processor, sizes, {"image_size": config.image_size})
+
+    def check_inputs(self, student: CavMaeConfig, teacher: CavMaeConfig) -> None:
+        """The features of a run are stored for the teacher; a student's inputs are cut and shrunk from them."""
+        if student.num_mel_bins != teacher.num_mel_bins:
+            raise ValueError(
+                f"the student hears {student.num_mel_bins} mel bins, the teacher {teacher.num_mel_bins}; one "
+                f"spectrogram serves both, so give the student num_mel_bins={teacher.num_mel_bins}."
+            )
+        for name in ("audio_length", "image_size"):
+            if getattr(student, name) > getattr(teacher, name):
+                raise ValueError(
+                    f"the student's {name} is {getattr(student, name)}, the teacher's {getattr(teacher, name)}: both "
+                    "are made from features of the teacher's size, so the student's may be at most as large."
+                )
+
+
+class AvSegFormerFamily(Family):
+    """
+    AVSegFormer: half the widths of the visual encoder in two layers a stage, which makes PVTv2-b0 of b5, the paper's
+    student, beside the teacher's own frozen VGGish.
+    """
+
+    config_class = AvSegFormerConfig
+    model_class = AvSegFormerForAudioVisualSegmentation
+    processor_class = AvSegFormerProcessor
+    presets = AVSEGFORMER_PRESETS
+    default_preset = "b5"
+    inherited_parts = ("audio_encoder",)
+
+    def smaller(self, teacher: AvSegFormerConfig) -> dict[str, Any]:
+        pairs = zip(teacher.vision_hidden_sizes, teacher.vision_num_attention_heads, strict=True)
+        return {
+            "vision_hidden_sizes": [max(1, width // (2 * heads)) * heads for width, heads in pairs],
+            "vision_depths": [min(2, depth) for depth in teacher.vision_depths],
+            "vision_mlp_ratios": list(AVSEGFORMER_PRESETS["b0"]["vision_mlp_ratios"]),
+        }
+
+    def processor_for(self, processor: AvSegFormerProcessor, config: AvSegFormerConfig) -> AvSegFormerProcessor:
+        return _with_sizes(processor, {"num_frames": config.num_frames}, {"image_size": config.image_size})
+
+    def check_inputs(self, student: AvSegFormerConfig, teacher: AvSegFormerConfig) -> None:
+        """Frames are stored as they are on disk, so any picture size will do; their number is one for both."""
+        if student.num_frames != teacher.num_frames:
+            raise ValueError(
+                f"the student takes {student.num_frames} frames of a clip, the teacher {teacher.num_frames}; give the "
+                f"student num_frames={teacher.num_frames}."
+            )
+
+
+FAMILIES: dict[str, Family] = {
+    family.config_class.model_type: family for family in (CavMaeFamily(), AvSegFormerFamily())
+}
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """
+    The family of a model's config.
+
+    Raises:
+        ValueError: if it is none of ours.
+    """
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"a model of type {config.model_type!r} is none of {', '.join(FAMILIES)}.")
+    return FAMILIES[config.model_type]
+
+
+def family_for(task: str) -> Family:
+    """The family that learns `task` when no model is named."""
+    return next(family for family in FAMILIES.values() if family.config_class.task == task)
+
+
+def _with_sizes(processor: Any, audio_sizes: dict[str, int], visual_sizes: dict[str, int]) -> Any:
+    extractor, image_processor = processor.feature_extractor, processor.image_processor
+    return type(processor)(
+        type(extractor).from_dict(extractor.to_dict() | audio_sizes),
+        type(image_processor).from_dict(image_processor.to_dict() | visual_sizes),
+    )
