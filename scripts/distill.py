@@ -18,11 +18,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_emktd.data.scene_augmentation import SceneAugmentationArguments
 from transformers import PreTrainedModel, set_seed
 
 from hf_emktd.data.augmentation import AugmentationArguments
 from hf_emktd.data.collators import AudioVisualCollator
+from hf_emktd.data.scene_augmentation import SceneAugmentationArguments
 from hf_emktd.distillation import EntropyMonitor, LiveTeacher, token_grids
 from hf_emktd.hub import DistillationSummary, ModelFacts, ObjectiveFacts
 from hf_emktd.training import (

@@ -14,12 +14,12 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from hf_emktd.data.scene_augmentation import SceneAugmentationArguments
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin, set_seed
 
 from hf_emktd.data import task_of
 from hf_emktd.data.augmentation import AugmentationArguments
 from hf_emktd.data.collators import AudioVisualCollator
+from hf_emktd.data.scene_augmentation import SceneAugmentationArguments
 from hf_emktd.hub import DistillationSummary, ModelFacts
 from hf_emktd.training import (
     FAMILIES,

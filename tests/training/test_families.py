@@ -6,8 +6,8 @@ import pytest
 import tiny_runs
 import tiny_scenes
 import torch
-from hf_emktd.models.avsegformer import AvSegFormerConfig, AvSegFormerProcessor
 
+from hf_emktd.models.avsegformer import AvSegFormerConfig, AvSegFormerProcessor
 from hf_emktd.models.cav_mae import CavMaeConfig
 from hf_emktd.training import build_student, build_student_config, family_for, family_of, inherit
 from hf_emktd.training.students import part_of

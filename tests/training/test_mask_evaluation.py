@@ -8,9 +8,9 @@ import pytest
 import tiny_runs
 import tiny_scenes
 import torch
-from hf_emktd.models.avsegformer import AvSegFormerProcessor
 
 from hf_emktd.metrics import segmentation_metrics
+from hf_emktd.models.avsegformer import AvSegFormerProcessor
 from hf_emktd.models.cav_mae import CavMaeProcessor
 from hf_emktd.training import DataArguments, EvaluationArguments, SceneData, evaluate_model, open_clips
 

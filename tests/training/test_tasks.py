@@ -9,10 +9,10 @@ import pytest
 import tiny_runs
 import tiny_scenes
 import torch
-from hf_emktd.models.avsegformer import segmentation_loss
 from tiny_runs import logged
 
 from hf_emktd.metrics import segmentation_metrics
+from hf_emktd.models.avsegformer import segmentation_loss
 from hf_emktd.training import TASKS, AudioVisualTrainingArguments, task_of_config
 
 

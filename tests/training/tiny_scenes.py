@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
-from hf_emktd.data.scene_augmentation import SceneAugmentationArguments, SceneTransform
-from hf_emktd.models.avsegformer import AvSegFormerConfig, AvSegFormerForAudioVisualSegmentation, AvSegFormerProcessor
 from PIL import Image
 from tiny_runs import make_arguments
 
 from hf_emktd.data import AudioVisualCollator
+from hf_emktd.data.scene_augmentation import SceneAugmentationArguments, SceneTransform
 from hf_emktd.distillation import EntropyMonitor, EntropyMonitorConfig, LiveTeacher, token_grids
+from hf_emktd.models.avsegformer import AvSegFormerConfig, AvSegFormerForAudioVisualSegmentation, AvSegFormerProcessor
 from hf_emktd.training import ClipViews, EMKTDTrainer, build_objectives
 
 FRAMES = 2
