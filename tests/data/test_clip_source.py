@@ -145,7 +145,8 @@ class TestLoadClips:
 
     def test_unknown_name(self):
         with pytest.raises(
-            ValueError, match="unknown data set 'vggsnd'; expected 'vggsound', 'touchtone', 'avsbench', 'touchtone_scenes' or"
+            ValueError,
+            match="unknown data set 'vggsnd'; expected 'vggsound', 'touchtone', 'avsbench', 'touchtone_scenes' or",
         ):
             load_clips("vggsnd")
 

@@ -159,49 +159,49 @@ def _label_names(subset: str, rows: list[ClipRow]) -> list[str]:
 class Places:
     """Where the parts of one scene may lie, the preferred place first; none for the mask of an unlabelled frame."""
 
-    frames: list[list[Path]]
-    masks: list[list[Path]]
-    audio: list[Path]
-    video: list[Path]
-    pickled_sound: Path | None = None
+    frames: list[list[str]]
+    masks: list[list[str]]
+    audio: list[str]
+    video: list[str]
+    pickled_sound: str | None = None
 
 
-def places_of(row: ClipRow, subset: str, root: Path) -> Places:
+def places_of(row: ClipRow, subset: str, root: PathLike) -> Places:
     """Places of one scene's files below the folder `root` of the subset's table."""
     labelled = 1 if row.split == "train" and (subset == "s4" or row.label == "v1s") else None
     if subset == "avss":
         return _semantic_places(row, root, labelled)
     split = "val" if row.split == "validation" else row.split
     if subset == "s4":
-        part = Path(split, row.label, row.clip_id)
-        return _object_places(root / "s4_data", row.clip_id, part, part, labelled)
-    return _object_places(root / "ms3_data", row.clip_id, Path(split, row.clip_id), Path(row.clip_id), labelled)
+        part = f"{split}/{row.label}/{row.clip_id}"
+        return _object_places(f"{root}/s4_data", row.clip_id, part, part, labelled)
+    return _object_places(f"{root}/ms3_data", row.clip_id, f"{split}/{row.clip_id}", row.clip_id, labelled)
 
 
-def _object_places(data: Path, clip_id: str, part: Path, unsplit_part: Path, labelled: int | None) -> Places:
+def _object_places(data: str, clip_id: str, part: str, unsplit_part: str, labelled: int | None) -> Places:
     """Places in the single- and multi-source subsets; the latter's pictures keep `.mp4` in their names."""
     names = [[f"{clip_id}_{k}.png", f"{clip_id}.mp4_{k}.png"] for k in range(1, NUM_FRAMES + 1)]
     return Places(
-        frames=[[data / "visual_frames" / unsplit_part / name for name in pair] for pair in names],
-        masks=_labelled([[data / "gt_masks" / part / name for name in pair] for pair in names], labelled),
-        audio=[data / "audio_wav" / f"{part}.wav"],
-        video=[data / "raw_videos" / f"{unsplit_part}{extension}" for extension in VIDEO_EXTENSIONS],
-        pickled_sound=data / "audio_log_mel" / f"{part}.pkl",
+        frames=[[f"{data}/visual_frames/{unsplit_part}/{name}" for name in pair] for pair in names],
+        masks=_labelled([[f"{data}/gt_masks/{part}/{name}" for name in pair] for pair in names], labelled),
+        audio=[f"{data}/audio_wav/{part}.wav"],
+        video=[f"{data}/raw_videos/{unsplit_part}{extension}" for extension in VIDEO_EXTENSIONS],
+        pickled_sound=f"{data}/audio_log_mel/{part}.pkl",
     )
 
 
-def _semantic_places(row: ClipRow, root: Path, labelled: int | None) -> Places:
-    folder = root / row.label / row.clip_id
+def _semantic_places(row: ClipRow, root: PathLike, labelled: int | None) -> Places:
+    folder = f"{root}/{row.label}/{row.clip_id}"
     numbers = range(NUM_FRAMES_V2 if row.label == "v2" else NUM_FRAMES)
     return Places(
-        frames=[[folder / "frames" / f"{k}{extension}" for extension in (".jpg", ".png")] for k in numbers],
-        masks=_labelled([[folder / "labels_rgb" / f"{k}.png"] for k in numbers], labelled),
-        audio=[folder / "audio.wav"],
+        frames=[[f"{folder}/frames/{k}{extension}" for extension in (".jpg", ".png")] for k in numbers],
+        masks=_labelled([[f"{folder}/labels_rgb/{k}.png"] for k in numbers], labelled),
+        audio=[f"{folder}/audio.wav"],
         video=[],
     )
 
 
-def _labelled(masks: list[list[Path]], labelled: int | None) -> list[list[Path]]:
+def _labelled(masks: list[list[str]], labelled: int | None) -> list[list[str]]:
     return masks if labelled is None else masks[:labelled] + [[]] * (len(masks) - labelled)
 
 
@@ -226,8 +226,8 @@ def _choose(places: Places) -> dict[str, Any]:
     return {"frames": frames, "masks": [_first(paths) for paths in places.masks], "audio": audio, "video": video}
 
 
-def _first(paths: list[Path]) -> str | None:
-    return next((str(path) for path in paths if path.is_file()), None)
+def _first(paths: list[str]) -> str | None:
+    return next(filter(os.path.isfile, paths), None)
 
 
 def _problem(files: dict[str, Any], places: Places) -> tuple[str, str] | None:
@@ -246,6 +246,6 @@ def _problem(files: dict[str, Any], places: Places) -> tuple[str, str] | None:
 
 def _soundless_reason(places: Places) -> str:
     reason = f"no file {places.audio[0]} and no raw video"
-    if places.pickled_sound is not None and places.pickled_sound.is_file():
-        reason += f"; {places.pickled_sound.name} is a pickle and not read, convert the raw videos to wav instead"
+    if places.pickled_sound is not None and os.path.isfile(places.pickled_sound):
+        reason += f"; {places.pickled_sound} is a pickle and not read, convert the raw videos to wav instead"
     return reason

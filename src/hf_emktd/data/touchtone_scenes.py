@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -177,14 +178,14 @@ def _write_scene(job: tuple[Path, str, TouchtoneSceneOptions, ClipRow, int]) -> 
     places = places_of(row, layout, folder)
     for paths, pixels in [*zip(places.frames, frames, strict=True), *zip(places.masks, masks, strict=True)]:
         if paths:
-            paths[0].parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(paths[0]), exist_ok=True)
             Image.fromarray(pixels).save(paths[0])
-    places.audio[0].parent.mkdir(parents=True, exist_ok=True)
+    os.makedirs(os.path.dirname(places.audio[0]), exist_ok=True)
     _write_wav(places.audio[0], waveform)
 
 
-def _write_wav(path: Path, waveform: np.ndarray) -> None:
-    with wave.open(str(path), "wb") as file:
+def _write_wav(path: str, waveform: np.ndarray) -> None:
+    with wave.open(path, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLING_RATE)
