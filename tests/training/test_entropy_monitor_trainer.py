@@ -131,6 +131,11 @@ def test_small_sets_take_more_epochs(run, options, epochs):
     assert run(**options).args.num_train_epochs == epochs
 
 
+def test_small_sets_take_the_steps_of_four_thousand_clips_by_default(tmp_path):
+    args = EntropyMonitorArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert args.min_steps == args.num_train_epochs * -(-4000 // args.per_device_train_batch_size)
+
+
 def test_negative_steps_are_refused(tmp_path):
     with pytest.raises(ValueError, match="min_steps must not be negative, got -1"):
         monitor_arguments(tmp_path, min_steps=-1)
