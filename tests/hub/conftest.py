@@ -50,7 +50,7 @@ def processor(model) -> CavMaeProcessor:
 
 @pytest.fixture(scope="session")
 def segmenter() -> AvSegFormerForAudioVisualSegmentation:
-    """A tiny one, trained on three frames at a time; its masks cover some of a picture, not all."""
+    """A tiny one, whose clips have three frames."""
     set_seed(0)
     config = AvSegFormerConfig(
         vision_hidden_sizes=[8, 8, 16, 16],

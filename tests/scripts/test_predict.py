@@ -7,11 +7,13 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 from script_runs import SHARED
+from transformers import set_seed
 
-import hf_emktd  # noqa: F401  registers the Auto classes
-from hf_emktd.data import write_clip
-from hf_emktd.hub import predict_clip
+from hf_emktd import AvSegFormerConfig, AvSegFormerForAudioVisualSegmentation, AvSegFormerProcessor
+from hf_emktd.data import read_clip, write_clip
+from hf_emktd.hub import predict_clip, segment_clip
 from hf_emktd.training import load_model
 
 TITLES = "  sound and picture                sound only                       picture only"
@@ -29,6 +31,46 @@ def odd_clips(tmp_path_factory):
     write_clip(folder / "silent.mp4", pictures, 10, 0 * sound)
     (folder / "broken.mp4").write_bytes(b"no mp4" * 100)
     return folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory):
+    """A tiny model of masks that was not trained."""
+    set_seed(0)
+    config = AvSegFormerConfig(
+        vision_hidden_sizes=[8, 8, 16, 16],
+        vision_depths=[1, 1, 1, 1],
+        vision_num_attention_heads=[1, 1, 2, 2],
+        audio_channels=[4, 4, 8, 8, 8, 8],
+        audio_hidden_size=16,
+        audio_embedding_size=8,
+        hidden_size=16,
+        num_attention_heads=2,
+        encoder_layers=1,
+        decoder_layers=1,
+        query_layers=1,
+        num_queries=4,
+        feed_forward_size=32,
+        query_feed_forward_size=32,
+        mask_mlp_size=16,
+        norm_groups=4,
+        image_size=32,
+        num_frames=3,
+    )
+    model = AvSegFormerForAudioVisualSegmentation(config)
+    folder = tmp_path_factory.mktemp("segmenter")
+    model.save_pretrained(folder)
+    AvSegFormerProcessor.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Two seconds of noise with a rising tone."""
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    frames = np.random.default_rng(0).integers(0, 256, (20, 40, 56, 3), dtype=np.uint8)
+    write_clip(path, frames, 10, np.sin(np.arange(32000) ** 1.2 / 10).astype(np.float32) / 2)
+    return path
 
 
 def test_prints_three_columns_a_clip(workplace, distilled, clips, tmp_path):
@@ -141,3 +183,72 @@ def test_real_clips(workplace, distilled):
         "iso8859_with_image.m4a",
         "result.webm",
     ]
+
+
+def test_masks_become_a_film_and_a_strip(workplace, segmenter, film, tmp_path):
+    output, answers = tmp_path / "new" / "folder", tmp_path / "answers.json"
+    ended = workplace.run("predict.py", film, "--model", segmenter, "--output_dir", output, "--json", answers)
+    assert ended.status == 0, ended.err
+    model, processor = load_model(str(segmenter))
+    expected = segment_clip(model, processor, film)
+    assert ended.out == f"{expected.line()}\n" and re.search(r": \d+\.\d  \d+\.\d %\n$", ended.out)
+
+    (answer,) = json.loads(answers.read_text())["clips"]
+    assert answer["path"] == str(film) and len(answer["seconds"]) == 2
+    assert [second["mask_share"] for second in answer["seconds"]] == pytest.approx(expected.shares, abs=1e-3)
+    assert answer["overlay"] == str(output / "film_overlay.mp4")
+    assert sorted(path.name for path in output.iterdir()) == ["film_frames.png", "film_overlay.mp4"]
+    read = read_clip(output / "film_overlay.mp4")
+    assert read.duration_seconds == pytest.approx(2.0, abs=0.1) and np.abs(read.waveform).max() > 0.2
+    assert Image.open(answer["frames"]).size[0] > 2 * 240
+
+
+def test_odd_clips_do_not_keep_the_others_from_their_masks(workplace, segmenter, odd_clips, film, tmp_path):
+    names = ["broken.mp4", "absent.mp4", "soundless.mp4", "silent.mp4", "pictureless.mp4"]
+    options = ["--model", segmenter, "--output_dir", tmp_path]
+    ended = workplace.run_here("predict.py", *[odd_clips / name for name in names], film, *options)
+    assert ended.status == 0
+    broken, absent, soundless, silent, pictureless, whole = ended.out.splitlines()
+    assert broken.startswith(f"{odd_clips}/broken.mp4: cannot be read")
+    assert absent == f"{odd_clips}/absent.mp4: does not exist"
+    assert soundless.startswith(f"{odd_clips}/soundless.mp4 (no sound: silence was given): ")
+    assert silent.startswith(f"{odd_clips}/silent.mp4 (no sound, the stream is silent: silence was given): ")
+    assert silent.split(": ")[-1] == soundless.split(": ")[-1]
+    assert pictureless == f"{odd_clips}/pictureless.mp4: has no picture, and only pictures can be segmented"
+    assert whole.startswith(f"{film}: ")
+    assert len(list(tmp_path.iterdir())) == 2 * 3
+
+
+def test_fails_if_no_clip_was_marked(workplace, segmenter, odd_clips, tmp_path):
+    options = ["--model", segmenter, "--output_dir", tmp_path / "none", "--json", tmp_path / "answers.json"]
+    assert workplace.run_here("predict.py", odd_clips / "broken.mp4", *options).status == 1
+    (answer,) = json.loads((tmp_path / "answers.json").read_text())["clips"]
+    assert set(answer) == {"path", "error"} and not (tmp_path / "none").exists()
+
+
+def test_clips_of_one_name_keep_their_own_films(workplace, segmenter, film, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "film.mp4"
+    write_clip(other, np.zeros((5, 32, 32, 3), np.uint8), 10)
+    output = tmp_path / "output"
+    ended = workplace.run_here("predict.py", film, other, "--model", segmenter, "--output_dir", output)
+    assert ended.status == 0
+    assert read_clip(output / "film_1_overlay.mp4").frames.shape[1:3] == (40, 56)
+    assert read_clip(output / "film_2_overlay.mp4").frames.shape[1:3] == (32, 32)
+
+
+def test_an_output_folder_that_is_a_file_is_refused(workplace, film):
+    ended = workplace.run_here("predict.py", film, "--model", "m", "--output_dir", film)
+    assert ended.status == 2 and "is a file; name a folder" in ended.err
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs real clips")
+def test_masks_of_real_clips(workplace, segmenter, tmp_path):
+    clips = sorted((SHARED / "avsbench" / "clips").glob("*.mp4"))[:1]
+    odd = [SHARED / "odd_media" / name for name in ("fixture.mkv", "nasa_13013.mp4", "example.mp4", "result.webm")]
+    ended = workplace.run_here("predict.py", *clips, *odd, "--model", segmenter, "--output_dir", tmp_path)
+    assert ended.status == 0
+    seconds = [len(line.rpartition(": ")[2].split()) - 1 for line in ended.out.splitlines()[:-1]]
+    assert seconds == [5, 1, 10, 2]
+    assert ended.out.splitlines()[-1].endswith("result.webm: is empty (0 bytes)")
+    assert len(list(tmp_path.iterdir())) == 2 * 4
