@@ -155,6 +155,11 @@ class TestImageProcessor:
         for batch in ([[picture] * 2] * 3, [np.stack([picture] * 2)] * 3, np.stack([np.stack([picture] * 2)] * 3)):
             assert image_processor(batch, return_tensors="np").pixel_values.shape == (3, 2, 3, 32, 32)
 
+    @pytest.mark.parametrize("images", [[], [[]], np.zeros((0, 8, 8, 3), np.uint8)])
+    def test_a_clip_has_a_frame(self, image_processor, images):
+        with pytest.raises(ValueError, match="at least one frame, but there is none"):
+            image_processor(images)
+
     @pytest.mark.parametrize("picture", [np.zeros((8, 8, 3), np.float32), np.zeros((3, 8, 8), np.uint8)])
     def test_other_arrays_are_refused(self, image_processor, picture):
         with pytest.raises(ValueError, match=r"uint8 array of shape \(height, width, 3\) but is"):
@@ -171,6 +176,15 @@ class TestProcessor:
         )
         assert {name: tuple(values.shape[1:]) for name, values in inputs.items()} == tiny_model.config.input_shapes
         assert tiny_model(**inputs).logits.shape == (1, 3, 64, 64)
+
+    def test_as_many_examples_as_pictures(self, processor):
+        sound, pictures = formula_waveform(6 * SECOND), np.stack([formula_picture(20, 30)] * 5)
+        for num_frames, examples in ((None, 5), (2, 2)):
+            inputs = processor(
+                audio=sound, images=pictures, sampling_rate=SECOND, num_frames=num_frames, return_tensors="pt"
+            )
+            assert inputs.input_values.shape[1] == examples and inputs.pixel_values.shape[1] == 5
+        assert processor(audio=sound, sampling_rate=SECOND, return_tensors="pt").input_values.shape[1] == 3
 
     @pytest.mark.parametrize(
         ("inputs", "message"),

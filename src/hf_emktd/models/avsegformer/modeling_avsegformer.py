@@ -243,7 +243,8 @@ class AvSegFormerAudioEncoder(nn.Module):
         """
         features = examples.unsqueeze(1)
         for index, convolution in enumerate(self.convolutions):
-            features = convolution(features).relu()
+            # channels last: pooling and convolving narrow maps takes half the time on a CPU
+            features = convolution(features).relu().contiguous(memory_format=torch.channels_last)
             if index in POOLED_CONVOLUTIONS:
                 features = nn.functional.max_pool2d(features, kernel_size=2)
         embeddings = features.permute(0, 2, 3, 1).flatten(1)  # channels last, as the TensorFlow original
@@ -470,6 +471,7 @@ class AvSegFormerMaskHead(nn.Module):
 
     def forward(self, features: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
         """Logits `(batch, 4 * rows, 4 * columns)` of maps `(batch, width, rows, columns)`."""
+        features = features.contiguous(memory_format=torch.channels_last)  # faster, as in the sound encoder
         agreement = torch.einsum("bqc,bchw->bqhw", queries, features)
         for index, layer in enumerate(self.query_mlp):
             agreement = layer(agreement if index == 0 else agreement.relu())

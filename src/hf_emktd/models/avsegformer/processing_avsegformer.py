@@ -243,11 +243,13 @@ class AvSegFormerImageProcessor(BaseImageProcessor):
             [`BatchFeature`] with `pixel_values`, float32 `(batch, frames, 3, image_size, image_size)`.
 
         Raises:
-            `ValueError`: if something is neither a Pillow image nor a uint8 RGB array.
+            `ValueError`: if something is neither a Pillow image nor a uint8 RGB array, or there is no frame.
         """
         if self._is_picture(images):
             images = [images]
-        clips = [images] if self._is_picture(images[0]) else images
+        clips = [images] if len(images) and self._is_picture(images[0]) else images
+        if not len(clips) or not all(len(clip) for clip in clips):
+            raise ValueError("a clip must have at least one frame, but there is none; leave images out.")
         pixel_values = [np.stack([self.to_pixel_values(self.resize(frame)) for frame in clip]) for clip in clips]
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
 
@@ -354,8 +356,8 @@ class AvSegFormerProcessor(ProcessorMixin):
             resample (`bool`, *optional*, defaults to `False`):
                 Whether to convert `audio` of another rate.
             num_frames (`int`, *optional*):
-                Seconds to look at and listen to; by default the feature extractor's number of frames. Of `images`
-                given as arrays all are taken.
+                Seconds of `audio` or `clips` to take. By default as many as there are `images`, of which all are
+                taken, or else the feature extractor's number.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`; by default lists of arrays.
 
@@ -372,11 +374,13 @@ class AvSegFormerProcessor(ProcessorMixin):
             return self._process_clips(clips, num_frames, return_tensors)
         if audio is None and images is None:
             raise ValueError("there is nothing to process; pass audio, images or clips.")
+        pictures = {} if images is None else self.image_processor(images, return_tensors=return_tensors)
+        if num_frames is None and images is not None:
+            num_frames = len(pictures["pixel_values"][0])
         features = BatchFeature()
         if audio is not None:
             features.update(self.feature_extractor(audio, sampling_rate, resample, num_frames, return_tensors))
-        if images is not None:
-            features.update(self.image_processor(images, return_tensors=return_tensors))
+        features.update(pictures)
         return features
 
     def post_process_masks(
