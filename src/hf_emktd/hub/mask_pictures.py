@@ -128,9 +128,12 @@ def draw_comparison(
     Example:
 
     ```python
+    >>> import numpy as np
+    >>> from hf_emktd.hub import draw_comparison
+
     >>> frames = np.zeros((5, 90, 120, 3), np.uint8)
     >>> draw_comparison(frames, {"student": frames[..., 0] > 0}).size
-    (1334, 364)
+    (1330, 368)
     ```"""
     rows = {"frame": list(frames)}
     for title, row in masks.items():

@@ -93,7 +93,9 @@ class SegmentationMetric(evaluate.Metric):
     Example:
 
     ```py
+    >>> import torch
     >>> from hf_emktd.metrics import SegmentationMetric
+
     >>> metric = SegmentationMetric()
     >>> labels = torch.eye(4).expand(2, 5, 4, 4)
     >>> metric.add_batch(predictions=20 * labels - 10, references=labels)

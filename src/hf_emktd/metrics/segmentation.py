@@ -120,7 +120,9 @@ class SegmentationMeter:
     Example:
 
     ```py
+    >>> import torch
     >>> from hf_emktd.metrics import SegmentationMeter
+
     >>> meter = SegmentationMeter()
     >>> labels = torch.eye(4).expand(2, 5, 4, 4)
     >>> meter.add(logits=20 * labels - 10, labels=labels)
