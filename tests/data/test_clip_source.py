@@ -124,6 +124,20 @@ class TestSource:
         assert source.splits["train"].column_names == ["clip_id", "label", "video"]
         assert source.report.found == {"train": 1, "test": 1}
 
+    def test_scenes_have_lists_of_paths(self, tmp_path):
+        for name, size in (("a.png", 3), ("b.png", 4), ("c.png", 5)):
+            (tmp_path / name).write_bytes(bytes(size))
+        files = {
+            "frames": [str(tmp_path / "a.png"), str(tmp_path / "b.png")],
+            "masks": [str(tmp_path / "c.png"), None],
+        }
+        row = ClipRow("scene", "train", "cat", {**files, "video": None})
+        source = ClipSource.from_rows(["cat"], [row], ClipReport(rows={"train": 1}))
+        assert source.splits["train"].column_names == ["clip_id", "label", "video", "frames", "masks"]
+        assert source.splits["train"][0] == {"clip_id": "scene", "label": 0, "video": None, **files}
+        content = '[["scene","train","cat",[["frames",[3,4]],["masks",[5,-1]],["video",-1]]]]'
+        assert source.report.manifest_hash == hashlib.sha256(content.encode()).hexdigest()
+
     def test_stream_gives_the_same_rows(self, tmp_path):
         source = ClipSource.from_rows(["cat"], make_rows(tmp_path, {"a": 1, "b": 1}), ClipReport(rows={"train": 2}))
         assert list(source.stream("train")) == list(source.splits["train"])

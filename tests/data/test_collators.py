@@ -32,6 +32,13 @@ def test_mixed_labels_are_rows_of_shares():
     assert torch.equal(batch["labels"], torch.tensor([[0.25, 0.75], [1.0, 0.0]]))
 
 
+def test_masks_come_before_classes():
+    masks = [np.full((5, 2, 2), index, np.int64) for index in range(2)]
+    batch = AudioVisualCollator()([make_view(index, labels=mask) for index, mask in enumerate(masks)])
+    assert batch["labels"].shape == (2, 5, 2, 2) and batch["labels"].dtype == torch.int64
+    assert torch.equal(batch["labels"][1], torch.ones(5, 2, 2, dtype=torch.int64))
+
+
 def test_teacher_inputs_keep_their_own_size():
     teacher = {"teacher_input_values": np.zeros((8, 3), np.float32), "teacher_pixel_values": np.zeros((3, 4, 4))}
     batch = AudioVisualCollator()([make_view(i, **teacher) for i in range(3)])

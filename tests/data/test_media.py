@@ -73,6 +73,14 @@ class TestSound:
         assert clip.frames is None and clip.frame_times_seconds is None
         assert clip.duration_seconds == 0.5
 
+    @pytest.mark.parametrize("rate", [16000, 44100])
+    def test_mixes_channels_when_asked(self, tmp_path, rate):
+        first, second = tone(1, rate), tone(1, rate, 1000.0, 0.3)
+        write_wav(tmp_path / "a.wav", [first, second], rate)
+        waveform = read_clip(tmp_path / "a.wav", sampling_rate=None, mix_channels=True).waveform
+        np.testing.assert_allclose(waveform, (first + second) / 2, atol=1 / 32767)
+        assert waveform.dtype == np.float32
+
     def test_resampling_is_stated_and_keeps_pitch_and_level(self, tmp_path):
         write_wav(tmp_path / "a.wav", [tone(2, 44100, hertz=1000.0)], 44100)
         clip = read_clip(tmp_path / "a.wav", sampling_rate=16000)
