@@ -50,7 +50,7 @@ EVENT_METHODS = (
     Method("EM-KTD + KD", ("--objective", "em_ktd", "kd"), "--ktd_weight", ("0.3", "1", "3")),
 )
 MASK_METHODS = (
-    Method("labels only", ("--objective", "none"), "--auxiliary_weight", ("0", "0.1", "0.3")),
+    Method("labels only", ("--objective", "none"), "--weight_decay", ("0.001", "0.01", "0.1")),
     Method("KD", ("--objective", "kd"), "--kd_weight", ("0.3", "1", "3")),
     Method("KTD", ("--objective", "ktd"), "--ktd_weight", ("0.3", "1", "3")),
     Method("EM-KTD", ("--objective", "em_ktd"), "--ktd_weight", ("0.3", "1", "3")),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
+from hf_emktd.distillation.entropy_monitor import REGIONS
 from hf_emktd.training import (
     MONITOR_FOLDER,
     DataArguments,
@@ -41,12 +42,18 @@ class MonitorArguments:
     hidden_layers: int = field(
         default=0, metadata={"help": "Hidden layers of each probe: 0, the paper's linear probe, or 1 or 2."}
     )
+    entropy_over: str = field(
+        default="frame",
+        metadata={"help": "Of masks: mean entropy over the whole frame, or by the probe's foreground ('foreground')."},
+    )
 
     def __post_init__(self) -> None:
         if self.teacher is None:
             raise ValueError("--teacher is needed: the directory or Hub id of a trained teacher")
         if self.hidden_layers not in (0, 1, 2):
             raise ValueError(f"hidden_layers must be 0, 1 or 2, got {self.hidden_layers}")
+        if self.entropy_over not in REGIONS:
+            raise ValueError(f"entropy_over must be one of {', '.join(REGIONS)}, got {self.entropy_over!r}")
 
 
 def main() -> None:
@@ -60,7 +67,9 @@ def main() -> None:
         with args.main_process_first(desc="features"):
             data = open_clips(data_args, processor, model_config=teacher.config)
     args.output_dir = args.output_dir or default_output(monitor_args.teacher)
-    monitor = train_monitor(teacher, data, args, hidden_layers=monitor_args.hidden_layers)
+    monitor = train_monitor(
+        teacher, data, args, hidden_layers=monitor_args.hidden_layers, entropy_over=monitor_args.entropy_over
+    )
     if args.should_save:
         print(json.dumps({"monitor": args.output_dir, "statistics": monitor.config.statistics}, indent=2))
 

@@ -90,8 +90,8 @@ def write_scene(path: Path) -> None:
 
 
 def test_a_slim_student_from_a_smaller_picture(workplace, avs_teacher, tmp_path):
-    fields = ["image_size=32", "audio_hidden_size=8"]
-    options = ["--objective", "ktd", "--mask_loss", "bce", "--max_train_clips", "6", "--controls", "none"]
+    fields = ["image_size=32", "audio_hidden_size=8", "mask_loss=bce"]
+    options = ["--objective", "ktd", "--max_train_clips", "6", "--controls", "none"]
     ended = workplace.run_here(
         "distill.py",
         "--teacher",

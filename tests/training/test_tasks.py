@@ -19,7 +19,7 @@ from hf_emktd.training import TASKS, AudioVisualTrainingArguments, task_of_confi
 def test_the_task_is_the_configs():
     assert task_of_config(tiny_scenes.make_config()).name == "audio-visual-segmentation"
     assert task_of_config(tiny_runs.make_model().config).name == "audio-visual-classification"
-    assert task_of_config(object()) is TASKS["audio-visual-classification"]
+    assert type(task_of_config(object())) is TASKS["audio-visual-classification"]
     with pytest.raises(ValueError, match="unknown task 'depth'"):
         task_of_config(SimpleNamespace(task="depth"))
 
@@ -30,15 +30,15 @@ def test_options_of_events_are_refused(tmp_path, option):
         tiny_scenes.make_trainer(tmp_path, **{option: 0.5})
 
 
-@pytest.mark.parametrize("option, value", [("mask_loss", "iou"), ("auxiliary_weight", -1.0), ("freeze_epochs", -1)])
-def test_wrong_values(tmp_path, option, value):
-    with pytest.raises(ValueError, match=option):
-        AudioVisualTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **{option: value})
+def test_wrong_values(tmp_path):
+    with pytest.raises(ValueError, match="freeze_epochs"):
+        AudioVisualTrainingArguments(output_dir=str(tmp_path), use_cpu=True, freeze_epochs=-1)
 
 
-@pytest.mark.parametrize("kind", ["dice", "bce"])
+@pytest.mark.parametrize("kind", ["dice", "bce", "dice_bce"])
 def test_parts_are_those_of_the_model(tmp_path, kind):
-    trainer = tiny_scenes.make_trainer(tmp_path, objective=["none"], mask_loss=kind, auxiliary_weight=0.3)
+    student = tiny_scenes.make_model(mask_loss=kind, auxiliary_weight=0.3)
+    trainer = tiny_scenes.make_trainer(tmp_path, student=student, objective=["none"])
     batch = next(iter(trainer.get_train_dataloader()))
     parts, _, outputs = trainer.loss_parts(trainer.model, batch)
     expected = segmentation_loss(outputs.logits, outputs.mask_features, batch["labels"], kind, 0.3)

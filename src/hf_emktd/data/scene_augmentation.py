@@ -39,7 +39,8 @@ class SceneAugmentationArguments(ViewArguments):
     silence_probability: float = field(
         default=0.0,
         metadata={
-            "help": "Probability of replacing the sound by silence and the masks of labelled frames by empty ones."
+            "help": "Probability of replacing the sound by silence and the masks of labelled frames by empty ones. "
+            "Dice alone learns nothing from them: give the model mask_loss=dice_bce."
         },
     )
 

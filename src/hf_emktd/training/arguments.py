@@ -11,7 +11,6 @@ from ..distillation.objectives import OBJECTIVES
 from ..distillation.token_distillation import BRANCHES
 from .objectives import build_objectives
 
-MASK_LOSSES = ("dice", "bce")
 # Large enough for sliding windows: only the constants are checked on it.
 ANY_GRIDS = dict.fromkeys(BRANCHES, ((4, 4),))
 
@@ -63,14 +62,6 @@ class AudioVisualTrainingArguments(TrainingArguments):
         default=1.0,
         metadata={"help": "Learning rate of the head over that of the rest; CAV-MAE fine-tunes with 10."},
     )
-    mask_loss: str = field(
-        default="dice",
-        metadata={"help": f"Loss on masks: {' or '.join(MASK_LOSSES)} (AVSegFormer's default; TPAVI's loss)."},
-    )
-    auxiliary_weight: float = field(
-        default=0.1,
-        metadata={"help": "Weight of the same loss on the mean mask feature, AVSegFormer's auxiliary loss; 0 is off."},
-    )
     freeze: list[str] = field(
         default_factory=list,
         metadata={"help": "Parts that are not trained: audio_encoder (as AVSegFormer's VGGish), visual_encoder."},
@@ -88,11 +79,8 @@ class AudioVisualTrainingArguments(TrainingArguments):
             raise ValueError(f"modality_dropout is a probability between 0 and 1, got {self.modality_dropout}.")
         if self.head_learning_rate_factor <= 0:
             raise ValueError(f"head_learning_rate_factor must be positive, got {self.head_learning_rate_factor}.")
-        if self.mask_loss not in MASK_LOSSES:
-            raise ValueError(f"mask_loss must be one of {', '.join(MASK_LOSSES)}, got {self.mask_loss!r}.")
-        for name in ("auxiliary_weight", "freeze_epochs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.freeze_epochs < 0:
+            raise ValueError(f"freeze_epochs must not be negative, got {self.freeze_epochs}.")
         if self.remove_unused_columns:
             raise ValueError(
                 "remove_unused_columns=True would take the teacher's inputs and the labels out of the batches; leave "
@@ -121,8 +109,11 @@ class DistillationArguments(AudioVisualTrainingArguments):
     )
     task_weight: float = field(default=1.0, metadata={"help": "Weight of the loss on the labels."})
     kd_weight: float = field(default=1.0, metadata={"help": "Weight of logit distillation. Not given in the paper."})
-    kd_temperature: float = field(
-        default=4.0, metadata={"help": "Softmax temperature of logit distillation. Not given in the paper."}
+    kd_temperature: float | None = field(
+        default=None,
+        metadata={
+            "help": "Temperature of logit distillation; by default 4 for events, 1 for masks. Not in the paper."
+        },
     )
     ktd_weight: float = field(default=1.0, metadata={"help": "Weight of token distillation, in units of ktd_scale."})
     ktd_scale: str = field(

@@ -35,7 +35,7 @@ HYPER_PARAMETERS = (
 )
 TASK_HYPER_PARAMETERS = {
     "audio-visual-classification": ("label_smoothing_factor", "modality_dropout"),
-    "audio-visual-segmentation": ("mask_loss", "auxiliary_weight", "freeze", "freeze_epochs"),
+    "audio-visual-segmentation": ("freeze", "freeze_epochs"),
 }
 SECRETS = ("--hub_token", "--hub-token")
 
@@ -69,7 +69,7 @@ def evaluation_results(
     metrics: dict[str, dict[str, Any]],
     teacher: dict[str, dict[str, Any]] | None = None,
 ) -> list[EvaluationResult]:
-    """One entry a modality, for the card."""
+    """One entry a modality, or control, for the card."""
     frames = {modality: 1 if modality == "audio" else args.frames for modality in metrics}
     return [
         EvaluationResult(
@@ -78,10 +78,17 @@ def evaluation_results(
             teacher_metrics=(teacher or {}).get(modality, {}),
             modality=modality,
             frames=frames[modality],
-            scores=args.scores if frames[modality] == 1 else "softmax",  # what is averaged over frames
+            scores=_scores(args, values, frames[modality]),
         )
         for modality, values in metrics.items()
     ]
+
+
+def _scores(args: EvaluationArguments, values: dict[str, Any], frames: int) -> str:
+    """How the metrics were taken: for masks the protocol; softmax is what is averaged over frames."""
+    if "mask_share" in values:
+        return args.protocol
+    return args.scores if frames == 1 else "softmax"
 
 
 def save_run(

@@ -30,10 +30,18 @@ def task_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> T
 
 
 class Task(ABC):
-    """The loss on the labels of one kind of model, and how its evaluation is summed up."""
+    """
+    The loss on the labels of one kind of model, and how its evaluation is summed up.
+
+    Args:
+        config: the model's.
+    """
 
     name: ClassVar[str]
     unsuited: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self.config = config
 
     def check(self, args: AudioVisualTrainingArguments) -> None:
         """Raises `ValueError` for an option that has no meaning for the task."""
@@ -81,7 +89,7 @@ class EventClassification(Task):
 
 
 class Segmentation(Task):
-    """Dice or binary cross entropy with the auxiliary loss of AVSegFormer; MJ and MF."""
+    """The loss that the config names (Dice, binary cross entropy or both, with AVSegFormer's auxiliary); MJ and MF."""
 
     name = "audio-visual-segmentation"
     unsuited = ("modality_dropout", "label_smoothing_factor")
@@ -90,7 +98,7 @@ class Segmentation(Task):
         self, outputs: ModelOutput, labels: Tensor, args: AudioVisualTrainingArguments
     ) -> dict[str, Tensor]:
         parts = segmentation_loss(
-            outputs.logits, outputs.mask_features, labels, kind=args.mask_loss, auxiliary_weight=args.auxiliary_weight
+            outputs.logits, outputs.mask_features, labels, self.config.mask_loss, self.config.auxiliary_weight
         )
         return {"task": parts["mask"], "auxiliary": parts["auxiliary"]}
 
@@ -105,7 +113,7 @@ class Segmentation(Task):
         return preprocess_mask_logits(logits, labels), torch.zeros(len(logits), device=logits.device)
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (EventClassification(), Segmentation())}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (EventClassification, Segmentation)}
 
 
 def task_of_config(config: PreTrainedConfig | Any) -> Task:
@@ -118,4 +126,4 @@ def task_of_config(config: PreTrainedConfig | Any) -> Task:
     name = getattr(config, "task", EventClassification.name)
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r} of {type(config).__name__}; known are {', '.join(TASKS)}.")
-    return TASKS[name]
+    return TASKS[name](config)

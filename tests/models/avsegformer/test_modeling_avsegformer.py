@@ -220,7 +220,7 @@ class TestLoss:
 
     @pytest.mark.parametrize("kind", ["dice", "bce"])
     def test_without_any_label_the_loss_is_zero_with_a_gradient(self, tiny_model, tiny_inputs, kind):
-        tiny_model.config.loss_type = kind
+        tiny_model.config.mask_loss = kind
         loss = tiny_model(**tiny_inputs, labels=torch.full((2, 3, 64, 64), -100)).loss
         loss.backward()
         assert loss == 0 and not tiny_model.mask_head.prediction.weight.grad.any()
@@ -232,10 +232,16 @@ class TestLoss:
         loss.backward()
         assert loss == 1 and not logits.grad.any()
 
+    def test_both_losses_teach_shapes_and_silence(self, tiny_labels):
+        logits, features = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 8, 16, 16)
+        one, other, both = (segmentation_loss(logits, features, tiny_labels, k) for k in ("dice", "bce", "dice_bce"))
+        for part in ("mask", "auxiliary"):
+            torch.testing.assert_close(both[part], one[part] + other[part])
+
     def test_model_sums_both_parts(self, tiny_model, tiny_inputs, tiny_labels):
         output = tiny_model(**tiny_inputs, labels=tiny_labels)
         for kind, weight in (("dice", 0.1), ("bce", 2.0)):
-            tiny_model.config.loss_type, tiny_model.config.auxiliary_weight = kind, weight
+            tiny_model.config.mask_loss, tiny_model.config.auxiliary_weight = kind, weight
             parts = segmentation_loss(output.logits, output.mask_features, tiny_labels, kind, weight)
             loss = tiny_model(**tiny_inputs, labels=tiny_labels).loss
             torch.testing.assert_close(loss, parts["mask"] + parts["auxiliary"])
@@ -250,7 +256,7 @@ class TestLoss:
             tiny_model(**tiny_inputs, labels=torch.zeros(2, 3, 32, 32, dtype=torch.long))
 
     def test_unknown_kind_is_refused(self):
-        with pytest.raises(ValueError, match="'dice' or 'bce' but is 'iou'"):
+        with pytest.raises(ValueError, match="one of 'dice', 'bce', 'dice_bce' but is 'iou'"):
             segmentation_loss(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 1, 1), torch.zeros(1, 1, 4, 4), "iou")
 
 

@@ -91,8 +91,8 @@ class AvSegFormerConfig(PreTrainedConfig):
             3; it lies on the picture, so two models trained apart can be compared place by place. `"queries"`: the
             decoder's queries; their order is learnt and arbitrary, so compare only models that share it. The
             encoder's output is no choice, since no sound has reached it.
-        loss_type (`str`, *optional*, defaults to `"dice"`):
-            Loss of the mask, `"dice"` (official) or `"bce"`.
+        mask_loss (`str`, *optional*, defaults to `"dice"`):
+            Loss of the mask, `"dice"` (official), `"bce"` or `"dice_bce"`, their sum.
         auxiliary_weight (`float`, *optional*, defaults to 0.1):
             Weight of the same loss on the channel mean of the mask feature.
 
@@ -148,7 +148,7 @@ class AvSegFormerConfig(PreTrainedConfig):
     audio_token_layer: Literal["convolution", "embedding", "projection"] = "convolution"
     visual_token_stage: Literal[3, 4] = 4
     fusion_token_source: Literal["mask_feature", "queries"] = "mask_feature"
-    loss_type: Literal["dice", "bce"] = "dice"
+    mask_loss: Literal["dice", "bce", "dice_bce"] = "dice"
     auxiliary_weight: float | int = 0.1
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -84,7 +84,7 @@ def dice_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Dice loss with squared terms, `1 - 2 pg / (p² + g² + 0.002)` summed over a frame's pixels, averaged over frames.
 
     Official files: `scripts/s4/loss.py` and `scripts/ms3/loss.py`. As there, a frame whose mask is empty costs 1
-    whatever is predicted and gives no gradient; where silence shall be learnt, use [`binary_cross_entropy_loss`].
+    whatever is predicted and gives no gradient; where silence shall be learnt, use `"bce"` or `"dice_bce"`.
 
     Args:
         logits (`torch.Tensor` of shape `(batch_size, frames, height, width)`):
@@ -113,6 +113,14 @@ def binary_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> tor
     return (losses * known).sum() / known.sum().clamp(min=1)
 
 
+def dice_and_cross_entropy_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum of [`dice_loss`] and [`binary_cross_entropy_loss`]; arguments, precision and errors as there."""
+    return dice_loss(logits, labels) + binary_cross_entropy_loss(logits, labels)
+
+
+MASK_LOSSES = {"dice": dice_loss, "bce": binary_cross_entropy_loss, "dice_bce": dice_and_cross_entropy_loss}
+
+
 def segmentation_loss(
     logits: torch.Tensor,
     mask_features: torch.Tensor,
@@ -131,7 +139,8 @@ def segmentation_loss(
         labels (`torch.Tensor` of shape `(batch_size, frames, height, width)`):
             See [`dice_loss`].
         kind (`str`, *optional*, defaults to `"dice"`):
-            `"dice"`, as in the official configurations, or `"bce"`.
+            `"dice"`, as in the official configurations, `"bce"`, or `"dice_bce"`, their sum, which learns shapes as
+            the first and empty masks as the second.
         auxiliary_weight (`float`, *optional*, defaults to 0.1):
             Factor that `"auxiliary"` already carries.
 
@@ -141,13 +150,12 @@ def segmentation_loss(
     Raises:
         `ValueError`: if `kind` is unknown or `logits` and `labels` differ in shape.
     """
-    losses = {"dice": dice_loss, "bce": binary_cross_entropy_loss}
-    if kind not in losses:
-        raise ValueError(f"kind must be 'dice' or 'bce' but is {kind!r}.")
-    mask = losses[kind](logits, labels)
+    if kind not in MASK_LOSSES:
+        raise ValueError(f"kind must be one of {', '.join(map(repr, MASK_LOSSES))} but is {kind!r}.")
+    mask = MASK_LOSSES[kind](logits, labels)
     mean = mask_features.mean(dim=2).float()
     mean = nn.functional.interpolate(mean, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-    return {"mask": mask, "auxiliary": auxiliary_weight * losses[kind](mean, labels)}
+    return {"mask": mask, "auxiliary": auxiliary_weight * MASK_LOSSES[kind](mean, labels)}
 
 
 def _flatten_frames(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -670,7 +678,7 @@ class AvSegFormerForAudioVisualSegmentation(AvSegFormerPreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(batch_size, frames, 3, image_size, image_size)`):
                 Normalised pictures from [`AvSegFormerImageProcessor`].
             labels (`torch.Tensor` of shape `(batch_size, frames, image_size, image_size)`, *optional*):
-                1 sounding, 0 not, -100 ignored (int64): [`segmentation_loss`] with the configuration's `loss_type`
+                1 sounding, 0 not, -100 ignored (int64): [`segmentation_loss`] with the configuration's `mask_loss`
                 and `auxiliary_weight`.
             output_tokens (`bool`, *optional*, defaults to `False`):
                 Whether to return the tokens of the three branches.
@@ -696,7 +704,7 @@ class AvSegFormerForAudioVisualSegmentation(AvSegFormerPreTrainedModel):
 
     def _segmentation_loss(self, logits: torch.Tensor, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         config = self.config
-        return sum(segmentation_loss(logits, features, labels, config.loss_type, config.auxiliary_weight).values())
+        return sum(segmentation_loss(logits, features, labels, config.mask_loss, config.auxiliary_weight).values())
 
 
 __all__ = [
