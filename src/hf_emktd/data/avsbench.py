@@ -19,7 +19,7 @@ from .clip_table import SPLIT_NAMES
 from .media import PathLike
 from .vggsound import VIDEO_EXTENSIONS
 
-__all__ = ["AVSBench", "index_avsbench_layout"]
+__all__ = ["AVSBench", "Places", "index_avsbench_layout", "places_of"]
 
 SOUNDING = "sounding"
 SEMANTIC_LABELS = ("v1s", "v1m", "v2")

@@ -178,8 +178,12 @@ class SceneTransform(ViewTransform):
         return labels
 
     def _mask(self, data: bytes, flipped: bool) -> np.ndarray:
-        mask = Image.fromarray(decode_mask(data))
-        return self.processor.image_processor.resize_mask(ImageOps.mirror(mask) if flipped else mask)
+        mask, side = decode_mask(data), self.processor.image_processor.image_size
+        mask = mask[:, ::-1] if flipped else mask
+        # resizing converts the mask to colours on the way, which takes longer than all else that is done with it
+        if mask.shape == (side, side):
+            return mask
+        return self.processor.image_processor.resize_mask(Image.fromarray(mask))
 
 
 def _to_pixel_values(image_processor: Any, frame: Image.Image) -> np.ndarray:
