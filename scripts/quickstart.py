@@ -22,8 +22,12 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
 
-from hf_emktd.data import load_clips
+from hf_emktd.data import load_clips, read_clip, write_clip
+from hf_emktd.hub import draw_comparison, segment_clip
+from hf_emktd.training import load_model
 
 SCRIPTS = Path(__file__).resolve().parent
 STUDENTS = {
@@ -86,7 +90,10 @@ def main() -> None:
     (args.output_dir / "table.md").write_text(table + "\n", encoding="utf-8")
     draw(recipe, rows, args.output_dir / "table.png")
     print(f"\n{table}\n\n({args.output_dir}/table.md, table.png; {time.perf_counter() - started:.0f} s in all)\n")
-    show(args.task, students["EM-KTD + KD"], args.output_dir)
+    if args.task == "classification":
+        show_answer(students["EM-KTD + KD"])
+    else:
+        show_masks({"teacher": teacher, **students}, args.output_dir)
 
 
 def train(recipe: Recipe, teacher: Path, students: dict[str, Path], seed: list[str]) -> None:
@@ -99,11 +106,26 @@ def train(recipe: Recipe, teacher: Path, students: dict[str, Path], seed: list[s
         step("distill.py", folder / "results.json", *options, *common)
 
 
-def show(task: str, student: Path, output_dir: Path) -> None:
+def show_answer(student: Path) -> None:
     """The student's answer on a clip of the test split."""
     clip = load_clips("touchtone").splits["test"][7]
     print(f"A test clip, {clip['clip_id']}, and what the student makes of it:", flush=True)
     run("predict.py", clip["video"], "--model", str(student))
+
+
+def show_masks(models: dict[str, Path], output_dir: Path) -> None:
+    """A scene of the test split as mp4, the overlays of the last student, and the masks of all models side by side."""
+    scene = load_clips("touchtone_scenes").splits["test"][7]
+    video = output_dir / f"{scene['clip_id']}.mp4"
+    frames = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in scene["frames"]])
+    sound = read_clip(scene["audio"], read_video=False)
+    write_clip(video, frames, 1, sound.waveform, sound.sampling_rate)
+    run("predict.py", str(video), "--model", str(list(models.values())[-1]), "--output_dir", str(output_dir))
+    masks = {"ground truth": np.stack([np.asarray(Image.open(path)) > 0 for path in scene["masks"]])}
+    for name, folder in models.items():
+        masks[name] = segment_clip(*load_model(str(folder)), video).masks
+    draw_comparison(frames, masks).save(output_dir / "comparison.png")
+    print(f"A test scene, {video.name}, with the masks of all models: {output_dir}/comparison.png")
 
 
 def step(script: str, result: Path, *options: str) -> None:

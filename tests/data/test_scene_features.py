@@ -11,6 +11,7 @@ from scene_files import SIDE, write_avss, write_frame, write_mask, write_ms3, wr
 
 from hf_emktd.data import AVSBench, extract_scene_features, read_clip, write_clip
 from hf_emktd.data.features import decode_frame
+from hf_emktd.data.scene_augmentation import SceneTransform
 from hf_emktd.data.scene_features import decode_log_mel, decode_mask
 from hf_emktd.models.avsegformer import AvSegFormerConfig, AvSegFormerProcessor
 
@@ -34,6 +35,18 @@ def encode(image: Image.Image, kind: str = "PNG") -> bytes:
 
 
 class TestStored:
+    def test_at_a_models_size_every_view_stays_the_same(self, tmp_path, processor):
+        write_ms3(tmp_path, {"a": "train", "b": "train"})
+        source = AVSBench(tmp_path, subset="ms3")
+        native, small = (extract_scene_features(source, processor, frame_size=size)["train"] for size in (None, 32))
+        assert decode_frame(native[0]["frames"][0]).size == (SIDE, SIDE)
+        assert decode_frame(small[0]["frames"][0]).size == (32, 32) == decode_mask(small[0]["masks"][0]).shape
+        transform = SceneTransform(processor)
+        for index in range(2):
+            expected, view = (transform.view(rows[index], 0) for rows in (native, small))
+            for name in ("input_values", "pixel_values", "labels"):
+                np.testing.assert_array_equal(view[name], expected[name])
+
     def test_columns(self, tmp_path, processor):
         write_s4(tmp_path, {"a": ("train", "dog"), "b": ("val", "cat")})
         source = AVSBench(tmp_path)

@@ -35,7 +35,11 @@ FRAME_SIZE = 224
 
 
 def extract_scene_features(
-    source: ClipSource, processor: AvSegFormerProcessor, *, num_proc: int | None = None
+    source: ClipSource,
+    processor: AvSegFormerProcessor,
+    *,
+    frame_size: int | None = None,
+    num_proc: int | None = None,
 ) -> DatasetDict:
     """
     Reads every scene of `source` once and stores what the model's inputs are made from.
@@ -48,6 +52,9 @@ def extract_scene_features(
     Args:
         source: [`ClipSource`] with the columns of [`AVSBench`].
         processor: [`AvSegFormerProcessor`] whose sound the features are stored for.
+        frame_size: *optional*, side in pixels that pictures and masks are resized to before they are stored, as the
+            processor of a model of that `image_size` would do it at every view. A view then costs what it costs to
+            decode a picture of that size: 3 ms for 64 squared, where 224 squared takes 18.
         num_proc: number of processes; *optional*, defaults to one for each core at hand and 64 scenes.
 
     Returns:
@@ -61,9 +68,10 @@ def extract_scene_features(
         source,
         _extract_scene,
         columns,
-        parameters=[SCENE_FEATURES_VERSION, audio],
+        parameters=[SCENE_FEATURES_VERSION, audio, *([] if frame_size is None else [frame_size])],
         num_proc=num_proc,
         processor=processor,
+        frame_size=frame_size,
     )
 
 
@@ -101,17 +109,22 @@ def decode_mask(data: bytes) -> np.ndarray:
     return sounding.astype(np.uint8)
 
 
-def _extract_scene(row: dict[str, Any], processor: AvSegFormerProcessor) -> dict[str, Any]:
+def _extract_scene(row: dict[str, Any], processor: AvSegFormerProcessor, frame_size: int | None) -> dict[str, Any]:
     extractor = processor.feature_extractor
     seconds = len(row["masks"])
     waveform = _read_sound(row, extractor.sampling_rate, seconds)
     pictures = [_read_bytes(path) for path in row["frames"]] or _decode_video(row["video"], seconds)
     log_mel = None if waveform is None else extractor.log_mel(waveform, extractor.sampling_rate)
+    masks = [None if path is None else _read_mask(path) for path in row["masks"]]
+    problems = _problems(waveform, pictures, row["frames"])
+    if frame_size is not None:
+        pictures = pictures and [_resized_frame(data, frame_size) for data in pictures]
+        masks = [data and _resized_mask(data, frame_size) for data in masks]
     return {
         "log_mel": None if log_mel is None else log_mel.astype(np.float16).tobytes(),
         "frames": pictures,
-        "masks": [None if path is None else _read_mask(path) for path in row["masks"]],
-        "problems": [{"kind": kind, "reason": ""} for kind in _problems(waveform, pictures, row["frames"])],
+        "masks": masks,
+        "problems": [{"kind": kind, "reason": ""} for kind in problems],
     }
 
 
@@ -151,8 +164,20 @@ def _encode_frame(frame: np.ndarray) -> bytes:
     # OpenCV's resize, which the official script uses, does not smooth when it shrinks; neither does this one.
     pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
     resized = torch.nn.functional.interpolate(pixels, (FRAME_SIZE, FRAME_SIZE), mode="bilinear", align_corners=False)
+    return _png(Image.fromarray(resized[0].round().byte().permute(1, 2, 0).numpy()))
+
+
+def _resized_frame(data: bytes, size: int) -> bytes:
+    return _png(decode_frame(data).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _resized_mask(data: bytes, size: int) -> bytes:
+    return _png(Image.fromarray(decode_mask(data) > 0).resize((size, size), Image.Resampling.NEAREST))
+
+
+def _png(image: Image.Image) -> bytes:
     buffer = BytesIO()
-    Image.fromarray(resized[0].round().byte().permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 

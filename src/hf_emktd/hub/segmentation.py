@@ -122,7 +122,7 @@ def segment_clip(
         raise ValueError(f"seconds must be at least 1, got {seconds}.")
     rate = processor.feature_extractor.sampling_rate
     times = [second + FRAME_WITHIN_SECOND for second in range(seconds)]
-    clip = read_clip(path, sampling_rate=rate, frame_times_seconds=times, max_seconds=seconds)
+    clip = read_clip(path, sampling_rate=rate, frame_times_seconds=times, max_seconds=seconds, mix_channels=True)
     if clip.frames is None:
         raise MediaError(clip.path, "has no picture, and only pictures can be segmented")
     duration = float(seconds if clip.duration_seconds is None else min(clip.duration_seconds, seconds))

@@ -349,8 +349,8 @@ class AvSegFormerProcessor(ProcessorMixin):
             clips (path or list of paths, *optional*):
                 Media files, instead of `audio` and `images`. The frames are those of 15/16 s, 1 15/16 s and so on,
                 the last in the official sampling of 16 a second; after a clip's end its last one is repeated. Of the
-                sound, brought to 16 kHz whatever its rate, the first channel is taken, where the official code
-                averages all; a clip without sound is silent.
+                sound, brought to 16 kHz whatever its rate, the mean of all channels is taken, as in the official
+                code; a clip without sound is silent.
             sampling_rate (`int`, *optional*):
                 Rate of `audio` in hertz; required with it.
             resample (`bool`, *optional*, defaults to `False`):
@@ -442,7 +442,11 @@ class AvSegFormerProcessor(ProcessorMixin):
         sounds, pictures = [], []
         for path in [clips] if isinstance(clips, str | PathLike) else clips:
             clip = read_clip(
-                path, sampling_rate=extractor.sampling_rate, frame_times_seconds=times, max_seconds=float(count)
+                path,
+                sampling_rate=extractor.sampling_rate,
+                frame_times_seconds=times,
+                max_seconds=float(count),
+                mix_channels=True,
             )
             if clip.frames is None:
                 raise ValueError(f"{path} has no picture, and AVSegFormer segments pictures; leave the clip out.")
