@@ -224,6 +224,8 @@ class TestGeneration:
     ("options", "message"),
     [
         ({"num_digits": (2, 5)}, r"num_digits must lie between 1 and 4, got \(2, 5\)"),
+        ({"num_kinds": 3}, "num_kinds must lie between the most digits of a scene, 4, and 10, got 3"),
+        ({"num_kinds": 11}, "num_kinds must lie between .* 10, got 11"),
         ({"digit_scale": (0.4, 0.6)}, "digit_scale must be at most 0.5"),
         ({"contrast": (0.5, 0.2)}, r"contrast must be a range \(low, high\)"),
         ({"num_train": -1}, "num_train must not be negative"),

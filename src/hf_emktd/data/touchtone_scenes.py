@@ -59,6 +59,7 @@ class TouchtoneSceneOptions:
     Args:
         num_train, num_validation, num_test: scenes of each split.
         image_size: side of the square frames in pixels.
+        num_kinds: the scenes show the digits below this; fewer kinds are sooner told apart by ear.
         num_digits: digits in a scene, all different, 1 to 4.
         digit_scale: side of a digit as a share of the frame, at most a half.
         rotation_degrees: a digit is turned by up to this angle either way.
@@ -82,6 +83,7 @@ class TouchtoneSceneOptions:
     num_validation: int = 80
     num_test: int = 200
     image_size: int = 64
+    num_kinds: int = 10
     num_digits: tuple[int, int] = (2, 4)
     digit_scale: tuple[float, float] = (0.36, 0.5)
     rotation_degrees: float = 10.0
@@ -101,6 +103,11 @@ class TouchtoneSceneOptions:
         check_options(self)
         if not 1 <= self.num_digits[0] <= self.num_digits[1] <= QUARTERS:
             raise ValueError(f"num_digits must lie between 1 and {QUARTERS}, got {self.num_digits}.")
+        if not self.num_digits[1] <= self.num_kinds <= len(TOUCHTONE_SCENE_LABELS):
+            raise ValueError(
+                f"num_kinds must lie between the most digits of a scene, {self.num_digits[1]}, and "
+                f"{len(TOUCHTONE_SCENE_LABELS)}, got {self.num_kinds}."
+            )
         if self.digit_scale[1] > 0.5:
             raise ValueError(f"digit_scale must be at most 0.5, a quarter of the frame, got {self.digit_scale}.")
 
@@ -155,7 +162,7 @@ def _scenes(options: TouchtoneSceneOptions) -> Iterator[tuple[ClipRow, int]]:
     number = 0
     for split, size in options.split_sizes.items():
         for position in range(size):
-            label = TOUCHTONE_SCENE_LABELS[position % len(TOUCHTONE_SCENE_LABELS)]
+            label = TOUCHTONE_SCENE_LABELS[position % options.num_kinds]
             yield ClipRow(f"scene{number:06d}", split, label), position
             number += 1
 
@@ -204,11 +211,12 @@ def draw_scene(
     )
     count = int(random.integers(options.num_digits[0], options.num_digits[1] + 1))
     if subset == "single":
-        first = position % 10
-        digits = [first, *random.permutation([digit for digit in range(10) if digit != first])[: count - 1]]
+        first = position % options.num_kinds
+        others = [digit for digit in range(options.num_kinds) if digit != first]
+        digits = [first, *random.permutation(others)[: count - 1]]
         sounding = [np.array([0])] * NUM_FRAMES
     else:
-        digits = random.permutation(10)[:count]
+        digits = random.permutation(options.num_kinds)[:count]
         sounding = _draw_sounding(count, options, random)
     frames, inks = _draw_frames([int(digit) for digit in digits], split, options, random)
     masks = np.stack([(ink[heard] > MASK_INK).any(0) for ink, heard in zip(inks, sounding, strict=True)])
