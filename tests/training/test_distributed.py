@@ -54,6 +54,12 @@ def test_same_losses_and_weights(one, two, name):
     assert first["checksum"] == second["checksum"] == pytest.approx(expected["ranks"][0]["checksum"], rel=1e-4)
 
 
+def test_masks_are_learnt_and_measured_together(one, two):
+    expected, result = one("masks"), two["masks"]
+    assert_same_logs(expected["log"], result["log"])
+    assert result["ranks"] == [pytest.approx(expected["ranks"][0], rel=1e-4)] * 2
+
+
 def test_every_rank_drops_the_same_modality(one, two):
     first, second = two["modality_dropout"]["ranks"]
     assert first["inputs"] == second["inputs"] == one("modality_dropout")["ranks"][0]["inputs"]

@@ -115,7 +115,7 @@ def make_trainer(output_dir: str | Path, *, student=None, teacher_model=None, vi
     """A distillation on 8 scenes; `options` are those of `DistillationArguments`."""
     student = make_model() if student is None else student
     teacher_model = make_model(seed=1) if teacher_model is None else teacher_model
-    args = make_arguments(output_dir, per_device_train_batch_size=4, **options)
+    args = make_arguments(output_dir, **{"per_device_train_batch_size": 4, **options})
     views = make_views(make_features(), student, teacher_model) if views is None else views
     return EMKTDTrainer(
         student,
