@@ -11,7 +11,8 @@ from hf_emktd.data import AudioVisualCollator
 from hf_emktd.metrics import event_classification_metrics
 from hf_emktd.models.cav_mae import CavMaeProcessor
 from hf_emktd.training import ClipData, DataArguments, EvaluationArguments, evaluate_model
-from hf_emktd.training.evaluation import MODALITIES, frame_indices
+from hf_emktd.training.evaluation import frame_indices
+from hf_emktd.training.evaluation_arguments import MODALITIES
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from .arguments import AudioVisualTrainingArguments, DistillationArguments
 from .clip_data import ClipData, DataArguments, SceneData, augmentation_for, check_labels, open_clips
 from .command_line import parse_arguments
 from .entropy_monitor_trainer import EntropyMonitorArguments, EntropyMonitorTrainer, train_monitor
-from .evaluation import EvaluationArguments, evaluate_model
+from .evaluation import evaluate_model
+from .evaluation_arguments import EvaluationArguments
 from .families import FAMILIES, family_for, family_of
 from .finish import command_line, data_facts, evaluation_results, hyper_parameters, publish_run, save_run, to_json
 from .loading import MONITOR_FOLDER, find_monitor, load_model, load_monitor

@@ -14,7 +14,7 @@ from ..hub import DataFacts, DistillationSummary, EvaluationResult, push_to_hub,
 from ..hub.distillation_summary import plain, write_whole
 from .arguments import AudioVisualTrainingArguments
 from .clip_data import ClipData
-from .evaluation import EvaluationArguments
+from .evaluation_arguments import EvaluationArguments
 
 RESULTS_NAME = "results.json"
 REPORT_NAME = "clips.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,12 +14,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 from ..data.collators import AudioVisualCollator
 from ..metrics import preprocess_mask_logits, segmentation_metrics
 from .clip_data import SceneData
+from .evaluation_arguments import CONTROLS, EvaluationArguments
 
-if TYPE_CHECKING:
-    from .evaluation import EvaluationArguments
-
-# how SceneTransform calls the sound of each control
-CONTROLS = {"swapped_sound": "swapped", "silence": "silence"}
 # what can be said without a true mask: in silence nothing sounds, whatever the labels show
 WITHOUT_TRUTH = ("mask_share", "peak_probability", "clips", "frames")
 
