@@ -33,8 +33,9 @@ class EntropyMonitorConfig(PreTrainedConfig):
             Grids that the teacher's tokens lie on, by branch; the `branch_grids` of its config. Needed for masks: one
             grid a frame, all of a branch equal.
         mask_grid (`tuple[int, int]`, *optional*, defaults to the grid of the visual branch):
-            Of masks, the `(rows, columns)` that a probe tells from tokens without a place in the picture: sound, and
-            tokens in a single row such as queries.
+            Of masks, the `(rows, columns)` that probes tell. A token on the picture tells the square of positions that
+            it covers; tokens without a place in it, sound or a single row such as queries, tell all of them. With
+            coarse positions, part mask and part background, even a perfect probe has an entropy.
         entropy_over (`str`, *optional*, defaults to `"frame"`):
             Of masks, how a clip's entropy is made of its positions'; not given in the paper. `"frame"` is their mean.
             `"foreground"` weights them by the probe's own probability of sounding, without a threshold: the wide
@@ -195,8 +196,9 @@ def _probe(config: EntropyMonitorConfig, branch: str) -> ClipProbe | MaskProbe:
     width = config.branch_widths[branch]
     if config.task == CLASSIFICATION:
         return ClipProbe(width, config.num_labels, config.hidden_layers)
-    mask_grid = None if config.on_picture(branch) else config.mask_grid
-    return MaskProbe(width, config.token_grid(branch), mask_grid, config.hidden_layers, config.entropy_over)
+    options = {"hidden_layers": config.hidden_layers, "entropy_over": config.entropy_over}
+    on_picture = config.on_picture(branch)
+    return MaskProbe(width, config.token_grid(branch), config.mask_grid, on_picture=on_picture, **options)
 
 
 def entropy_weights(entropies: Mapping[str, Tensor], lam: float = 0.5) -> dict[str, Tensor]:

@@ -46,26 +46,36 @@ class MaskProbe(nn.Sequential):
     Tells which positions of a picture sound, frame by frame: `(batch, frames, positions, width)` -> logits
     `(batch, frames, rows, columns)`.
 
-    Tokens that lie on the picture are probed one by one, with the same weights: the per-pixel linear probe of EM-KTD,
-    in which a pixel is a token. Tokens without a place in it (sound, queries) are averaged within the frame, and one
-    linear layer tells every position of a coarse mask.
+    Tokens that lie on the picture are probed one by one, with the same weights, each for the square of positions that
+    it covers: the per-pixel linear probe of EM-KTD, for tokens that are coarser than pixels. Tokens without a place in
+    the picture (sound, queries) are averaged within the frame, and one linear layer tells every position of the mask.
 
     Args:
         width: of the tokens.
         token_grid: `(rows, columns)` of a frame's tokens.
-        mask_grid: `(rows, columns)` of the coarse mask, or `None` for tokens that lie on the picture.
+        mask_grid: `(rows, columns)` of the mask. Of tokens on the picture it may be finer than theirs; the probe then
+            tells the largest multiple of their grid that is not finer than it.
+        on_picture: whether the tokens lie on the picture.
         hidden_layers: 0 for the linear probe.
         entropy_over: `"frame"` or `"foreground"`, see [`EntropyMonitorConfig`].
     """
 
     def __init__(
-        self, width: int, token_grid: Grid, mask_grid: Grid | None, hidden_layers: int = 0, entropy_over: str = "frame"
+        self,
+        width: int,
+        token_grid: Grid,
+        mask_grid: Grid,
+        *,
+        on_picture: bool = True,
+        hidden_layers: int = 0,
+        entropy_over: str = "frame",
     ) -> None:
-        outputs = 1 if mask_grid is None else mask_grid[0] * mask_grid[1]
-        super().__init__(*_layers(width, outputs, hidden_layers))
+        side = max(1, min(fine // coarse for fine, coarse in zip(mask_grid, token_grid, strict=True)))
+        grid = (side * token_grid[0], side * token_grid[1]) if on_picture else tuple(mask_grid)
+        super().__init__(*_layers(width, side * side if on_picture else grid[0] * grid[1], hidden_layers))
         self.token_grid = token_grid
-        self.grid = mask_grid or token_grid
-        self.on_picture = mask_grid is None
+        self.grid = grid
+        self.on_picture = on_picture
         self.entropy_over = entropy_over
 
     def features(self, tokens: Tensor) -> Tensor:
@@ -92,7 +102,11 @@ class MaskProbe(nn.Sequential):
         return pool_masks(labels, self.grid)
 
     def forward(self, features: Tensor) -> Tensor:
-        return super().forward(features).flatten(-2).unflatten(-1, self.grid)
+        outputs = super().forward(features)
+        if not self.on_picture:
+            return outputs.flatten(-2).unflatten(-1, self.grid)
+        squares = outputs.unflatten(-2, self.token_grid).movedim(-1, -3)
+        return F.pixel_shuffle(squares, self.grid[0] // self.token_grid[0]).squeeze(-3)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean binary cross entropy over the positions of labelled frames, 0 if there are none."""

@@ -243,6 +243,7 @@ def train_monitor(
         task=teacher.config.task,
         branch_widths=dict(teacher.config.branch_widths),
         branch_grids=token_grids(teacher.config),
+        mask_grid=getattr(teacher.config, "mask_grid", None),
         id2label=teacher.config.id2label,
         hidden_layers=hidden_layers,
         entropy_over=entropy_over,

@@ -214,6 +214,11 @@ class AvSegFormerConfig(PreTrainedConfig):
             "fusion": self.hidden_size,
         }
 
+    @property
+    def mask_grid(self) -> tuple[int, int]:
+        """Rows and columns of the mask feature, the finest that the model knows of a mask."""
+        return self.stage_grid(1)
+
     def stage_grid(self, stage: int) -> tuple[int, int]:
         """Rows and columns of the map of a stage of the picture encoder, counted from 1."""
         side = self.image_size // 2 ** (stage + 1)
