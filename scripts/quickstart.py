@@ -72,7 +72,7 @@ RECIPES = {
         "audio_channels=[8,16,32,32,32,32] audio_hidden_size=128 audio_embedding_size=64 hidden_size=32 "
         "num_attention_heads=4 norm_groups=4 encoder_layers=1 decoder_layers=1 query_layers=1 num_queries=8 "
         "feed_forward_size=64 query_feed_forward_size=64 mask_mlp_size=32",
-        student="--num_train_epochs 6 --learning_rate 3e-3 --student_fields vision_hidden_sizes=[8,16,24,32] "
+        student="--num_train_epochs 10 --learning_rate 4e-3 --student_fields vision_hidden_sizes=[8,16,24,32] "
         "vision_depths=[1,1,1,1] vision_mlp_ratios=[4,4,4,4]",
         training="--per_device_train_batch_size 16 --save_strategy no",
         metrics=("MJ", "MF"),
