@@ -66,7 +66,7 @@ class ModelArguments:
     Teacher, student and monitor.
 
     Raises:
-        ValueError: without a teacher.
+        ValueError: without a teacher, or with parts to inherit for a student that has weights.
     """
 
     teacher: str | None = field(default=None, metadata={"help": "Directory or Hub id of the teacher. Required."})
@@ -98,6 +98,8 @@ class ModelArguments:
     def __post_init__(self) -> None:
         if self.inherit == ["none"]:
             self.inherit = []
+        if self.inherit and self.student is not None and is_model_name(self.student):
+            raise ValueError(f"--inherit is for students from scratch; {self.student} comes with weights of its own")
         if self.teacher is None:
             raise ValueError("--teacher is needed: the directory or Hub id of a trained teacher")
 
@@ -123,7 +125,7 @@ def main() -> None:
         config = build_student_config(teacher.config, models.student, models.student_fields)
         config = derive_config(config, {"training_data": data_args.to_config(published=args.push_to_hub)})
         objectives = build_objectives(args, token_grids(config), config.task)
-        check_parts(config, args.freeze)
+        check_parts(config, [*args.freeze, *(models.inherit or [])])
         with args.main_process_first(desc="features"):
             data = open_clips(data_args, teacher_processor, model_config=teacher.config)
     monitor = get_monitor(models, args, teacher, data) if any(o.requires_entropies for o in objectives) else None

@@ -8,7 +8,6 @@ import torch
 from transformers import set_seed
 
 from hf_emktd import (
-    AvSegFormerConfig,
     AvSegFormerForAudioVisualSegmentation,
     AvSegFormerProcessor,
     CavMaeConfig,
@@ -20,6 +19,7 @@ from hf_emktd.hub import DataFacts, DistillationSummary, EvaluationResult, Model
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hub_server import HubServer
+from tiny_segmenter import make_segmenter
 
 
 @pytest.fixture
@@ -50,29 +50,7 @@ def processor(model) -> CavMaeProcessor:
 
 @pytest.fixture(scope="session")
 def segmenter() -> AvSegFormerForAudioVisualSegmentation:
-    """A tiny one, whose clips have three frames."""
-    set_seed(0)
-    config = AvSegFormerConfig(
-        vision_hidden_sizes=[8, 8, 16, 16],
-        vision_depths=[1, 1, 1, 1],
-        vision_num_attention_heads=[1, 1, 2, 2],
-        audio_channels=[4, 4, 8, 8, 8, 8],
-        audio_hidden_size=16,
-        audio_embedding_size=8,
-        hidden_size=16,
-        num_attention_heads=2,
-        encoder_layers=1,
-        decoder_layers=1,
-        query_layers=1,
-        num_queries=4,
-        feed_forward_size=32,
-        query_feed_forward_size=32,
-        mask_mlp_size=16,
-        norm_groups=4,
-        image_size=32,
-        num_frames=3,
-    )
-    return AvSegFormerForAudioVisualSegmentation(config).eval()
+    return make_segmenter()
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from script_runs import SHARED
-from transformers import set_seed
 
-from hf_emktd import AvSegFormerConfig, AvSegFormerForAudioVisualSegmentation, AvSegFormerProcessor
+from hf_emktd import AvSegFormerProcessor
 from hf_emktd.data import read_clip, write_clip
 from hf_emktd.hub import predict_clip, segment_clip
 from hf_emktd.training import load_model
+from tiny_segmenter import make_segmenter
 
 TITLES = "  sound and picture                sound only                       picture only"
 ROW = re.compile(r"  (digit \d +\d\.\d{3}   ){2}digit \d +\d\.\d{3}")
@@ -36,31 +36,10 @@ def odd_clips(tmp_path_factory):
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory):
     """A tiny model of masks that was not trained."""
-    set_seed(0)
-    config = AvSegFormerConfig(
-        vision_hidden_sizes=[8, 8, 16, 16],
-        vision_depths=[1, 1, 1, 1],
-        vision_num_attention_heads=[1, 1, 2, 2],
-        audio_channels=[4, 4, 8, 8, 8, 8],
-        audio_hidden_size=16,
-        audio_embedding_size=8,
-        hidden_size=16,
-        num_attention_heads=2,
-        encoder_layers=1,
-        decoder_layers=1,
-        query_layers=1,
-        num_queries=4,
-        feed_forward_size=32,
-        query_feed_forward_size=32,
-        mask_mlp_size=16,
-        norm_groups=4,
-        image_size=32,
-        num_frames=3,
-    )
-    model = AvSegFormerForAudioVisualSegmentation(config)
+    model = make_segmenter()
     folder = tmp_path_factory.mktemp("segmenter")
     model.save_pretrained(folder)
-    AvSegFormerProcessor.from_config(config).save_pretrained(folder)
+    AvSegFormerProcessor.from_config(model.config).save_pretrained(folder)
     return folder
 
 

@@ -123,6 +123,21 @@ def test_refusals(workplace, options, message, tmp_path):
     assert ended.status != 0 and message in ended.err
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--inherit", "ears"], "has no part ears"),
+        (["--student", "avs/teacher", "--inherit", "audio_encoder"], "--inherit is for students from scratch"),
+    ],
+)
+def test_what_cannot_be_inherited(workplace, avs_teacher, options, message, tmp_path):
+    ended = workplace.run_here(
+        "distill.py", "--teacher", avs_teacher, *options, *ONE_EPOCH, "--output_dir", tmp_path / "student"
+    )
+    assert ended.status != 0 and message in ended.err
+    assert not (tmp_path / "student").exists()
+
+
 def test_models_and_data_of_two_tasks(workplace, avs_student):
     ended = workplace.run_here("evaluate.py", "--model", avs_student, "--dataset", "touchtone")
     assert ended.status == 1 and "touchtone is a data set for audio-visual-classification" in ended.err

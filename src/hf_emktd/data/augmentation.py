@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -34,7 +35,7 @@ LOG_FLOOR = float(np.log(np.finfo(np.float32).eps))
 
 
 @dataclass
-class ViewArguments:
+class ViewArguments(ABC):
     """What changes between two views of one training clip."""
 
     def fill_from(self, config: Any) -> Self:
@@ -46,9 +47,9 @@ class ViewArguments:
         return type(self)(**recipe) if recipe and self == type(self)() else self
 
     @classmethod
+    @abstractmethod
     def none(cls) -> Self:
         """The view used in evaluation, with nothing random."""
-        raise NotImplementedError
 
 
 @dataclass
@@ -159,7 +160,7 @@ def mix_fbanks(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarra
     return np.maximum(np.log(np.maximum(power, np.finfo(np.float32).tiny)), LOG_FLOOR)
 
 
-class ViewTransform:
+class ViewTransform(ABC):
     """
     Turns stored features into model inputs, for `datasets.Dataset.with_transform`.
 
@@ -181,9 +182,9 @@ class ViewTransform:
         views = [self.view(row, seed) for row, seed in zip(rows, seeds, strict=True)]
         return {key: [view[key] for view in views] for key in views[0]}
 
+    @abstractmethod
     def view(self, features_row: dict[str, Any], view_seed: int) -> dict[str, Any]:
         """The view of one clip that belongs to `view_seed`, a non-negative integer."""
-        raise NotImplementedError
 
     def _unless_same(self, teacher: Any | None) -> Any | None:
         """The teacher's processor, or `None` where it prepares the same inputs."""
