@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, set_seed
 from hf_emktd.data.augmentation import AugmentationArguments
 from hf_emktd.data.collators import AudioVisualCollator
 from hf_emktd.data.scene_augmentation import SceneAugmentationArguments
-from hf_emktd.distillation import EntropyMonitor, LiveTeacher, token_grids
+from hf_emktd.distillation import EntropyMonitor, LiveTeacher
 from hf_emktd.hub import DistillationSummary, ModelFacts, ObjectiveFacts
 from hf_emktd.training import (
     MONITOR_FOLDER,
@@ -124,7 +124,7 @@ def main() -> None:
         augmentation = augmentation_for(teacher.config, augmentations)
         config = build_student_config(teacher.config, models.student, models.student_fields)
         config = derive_config(config, {"training_data": data_args.to_config(published=args.push_to_hub)})
-        objectives = build_objectives(args, token_grids(config), config.task)
+        objectives = build_objectives(args, config, teacher.config)
         check_parts(config, [*args.freeze, *(models.inherit or [])])
         with args.main_process_first(desc="features"):
             data = open_clips(data_args, teacher_processor, model_config=teacher.config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from tiny_runs import make_arguments
 
@@ -14,6 +16,9 @@ from hf_emktd.training import (
 )
 
 GRIDS = {"audio": ((4, 8),), "visual": ((4, 4),), "fusion": ((4, 8), (4, 4))}
+CONFIG = SimpleNamespace(
+    task="audio-visual-classification", branch_grids=GRIDS, branch_widths=dict.fromkeys(GRIDS, 8), num_labels=3
+)
 
 
 def test_defaults_of_the_paper_and_of_the_trainer(tmp_path):
@@ -46,6 +51,14 @@ def test_defaults_of_the_paper_and_of_the_trainer(tmp_path):
         ({"entropy_lambda": -0.5}, "entropy_lambda must not be negative"),
         ({"kd_temperature": 0.0}, "temperature must be positive"),
         ({"lr_scheduler_type": "stairs"}, "stairs"),
+        ({"objective_options": ["kd.heat=1"]}, "kd has no heat; its options: temperature, weight"),
+        (
+            {"objective_options": ["at.weight=1"]},
+            r"the name of an objective of this run \(em_ktd, kd\), got 'at.weight=1'",
+        ),
+        ({"objective_options": ["kd.temperature"]}, "expected NAME.FIELD=VALUE"),
+        ({"objective_options": ["kd.temperature=warm"]}, "objective_options: kd: "),
+        ({"objective_options": ["kd.temperature=-1"]}, "temperature must be positive, got -1"),
     ],
 )
 def test_wrong_values_are_refused(tmp_path, option, message):
@@ -55,7 +68,7 @@ def test_wrong_values_are_refused(tmp_path, option, message):
 
 def test_none_is_labels_only(tmp_path):
     args = DistillationArguments(output_dir=str(tmp_path), use_cpu=True, objective=["none"])
-    assert args.objective == [] and build_objectives(args, GRIDS) == []
+    assert args.objective == [] and build_objectives(args, CONFIG, CONFIG) == []
 
 
 def test_constants_of_an_unused_objective_do_not_matter(tmp_path):
@@ -80,7 +93,7 @@ class TestObjectives:
             branches=["fusion"],
             entropy_lambda=0.9,
         )
-        kd, em_ktd, ktd = build_objectives(args, GRIDS)
+        kd, em_ktd, ktd = build_objectives(args, CONFIG, CONFIG)
         assert type(kd) is LogitDistillation and (kd.weight, kd.temperature) == (0.3, 2.0)
         assert type(em_ktd) is EntropyMonitoredDistillation and em_ktd.entropy_lambda == 0.9
         assert type(ktd) is KernelizedTokenDistillation
@@ -100,7 +113,14 @@ class TestObjectives:
     def test_grids_too_small_for_windows(self, tmp_path):
         args = make_arguments(tmp_path, ktd_sliding_window=True)
         with pytest.raises(ValueError, match="sliding windows need sides of at least 4 tokens, got 2"):
-            build_objectives(args, GRIDS | {"visual": ((2, 2),)})
+            small = SimpleNamespace(**vars(CONFIG) | {"branch_grids": GRIDS | {"visual": ((2, 2),)}})
+            build_objectives(args, small, CONFIG)
+
+    def test_options_without_a_flag(self, tmp_path):
+        args = make_arguments(tmp_path, objective=["ktd", "kd"], kd_weight=2.0)
+        args.objective_options = ["ktd.delta=0.5", "kd.temperature=3", 'ktd.branches=["audio"]']
+        ktd, kd = build_objectives(args, CONFIG, CONFIG)
+        assert (ktd.delta, ktd.branches, kd.temperature, kd.weight) == (0.5, ("audio",), 3, 2.0)
 
 
 def test_monitor_arguments_of_a_run_share_its_machine_and_precision(tmp_path):

@@ -179,7 +179,7 @@ class TestTrainMonitor:
             make_model(),
             run,
             teacher=LiveTeacher(teacher, monitor),
-            objectives=build_objectives(run, token_grids(teacher.config)),
+            objectives=build_objectives(run, teacher.config, teacher.config),
             train_dataset=data.train_views(AugmentationArguments.none()),
             data_collator=AudioVisualCollator(),
         )
@@ -342,7 +342,7 @@ class TestMasks:
         inputs = {name: value for name, value in AudioVisualCollator()(make_scenes()).items() if name != "labels"}
         output = student(**inputs, output_tokens=True)
         parts = {}
-        for objective in build_objectives(run, token_grids(student.config), student.config.task):
+        for objective in build_objectives(run, student.config, teacher.config):
             parts |= objective(output, signal)
         sum(parts.values()).backward()
         assert set(parts) == {"em_ktd_audio", "em_ktd_visual", "em_ktd_fusion", "kd"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from tiny_runs import make_arguments
 
@@ -20,8 +22,9 @@ FRAMES = {"audio": ((4, 6),) * 2, "visual": ((7, 7),) * 2, "fusion": ((14, 14),)
 )
 def test_kd_is_that_of_the_task(tmp_path, task, kind, temperature):
     args = make_arguments(tmp_path, kd_weight=0.5, kd_temperature=2.0)
-    em_ktd, kd = build_objectives(args, FRAMES, task)
+    config = SimpleNamespace(task=task, branch_grids=FRAMES)
+    em_ktd, kd = build_objectives(args, config, config)
     assert type(em_ktd) is EntropyMonitoredDistillation and em_ktd.student_grids == FRAMES
     assert type(kd) is kind and (kd.weight, kd.temperature) == (0.5, 2.0)
     args.kd_temperature = None
-    assert build_objectives(args, FRAMES, task)[1].temperature == temperature
+    assert build_objectives(args, config, config)[1].temperature == temperature

@@ -26,7 +26,7 @@ from transformers import AutoModel, AutoProcessor, TrainerCallback
 
 from hf_emktd.data import AudioVisualCollator, AugmentationArguments
 from hf_emktd.data.augmentation import balanced_sample_weights
-from hf_emktd.distillation import BRANCHES, LiveTeacher, LogitDistillation, TokenKernel, token_grids
+from hf_emktd.distillation import BRANCHES, LiveTeacher, LogitDistillation, TokenKernel
 from hf_emktd.metrics import compute_event_metrics
 from hf_emktd.models.cav_mae import CavMaeForAudioVisualClassification, CavMaeProcessor
 from hf_emktd.training import (
@@ -295,7 +295,7 @@ class TestCheckpoint:
         trainer = make_trainer(
             tmp_path,
             student=student,
-            objectives=build_objectives(args, token_grids(student.config)),
+            objectives=build_objectives(args, student.config, student.config),
             max_steps=1,
             save_strategy="steps",
             save_steps=1,
@@ -481,7 +481,7 @@ class TestRefusals:
     def test_missing_teacher(self, tmp_path):
         args = make_arguments(tmp_path)
         student = make_model()
-        objectives = build_objectives(args, token_grids(student.config))
+        objectives = build_objectives(args, student.config, student.config)
         with pytest.raises(ValueError, match="EntropyMonitoredDistillation, LogitDistillation need a teacher"):
             EMKTDTrainer(student, args, objectives=objectives)
 
@@ -519,8 +519,8 @@ class TestCalibration:
         assert not any("spread" in name for name in trainer.model.state_dict())
 
     def test_signals_come_one_batch_at_a_time(self, tmp_path):
-        trainer = make_trainer(tmp_path, calibration_clips=11, per_device_train_batch_size=4)
-        signals = trainer._calibration_signals()
+        trainer = make_trainer(tmp_path, per_device_train_batch_size=4)
+        signals = trainer._calibration_signals(11)
         assert iter(signals) is signals  # a generator: the tokens of many clips are never held at once
         assert [len(signal.logits) for signal in signals] == [4, 4, 3]
 

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from PIL import Image
 
 from hf_emktd.data import AudioVisualCollator, AugmentationArguments, ClipTransform
-from hf_emktd.distillation import EntropyMonitor, EntropyMonitorConfig, LiveTeacher, token_grids
+from hf_emktd.distillation import EntropyMonitor, EntropyMonitorConfig, LiveTeacher
 from hf_emktd.models.cav_mae import CavMaeConfig, CavMaeForAudioVisualClassification, CavMaeProcessor
 from hf_emktd.training import ClipViews, DistillationArguments, EMKTDTrainer, build_objectives
 
@@ -127,12 +127,14 @@ def make_trainer(
     """A distillation from `make_teacher()` on 16 clips; `options` are those of `DistillationArguments`."""
     student = make_model() if student is None else student
     args = make_arguments(output_dir, **options)
-    objectives = build_objectives(args, token_grids(student.config)) if objectives is None else objectives
+    teacher = make_teacher() if teacher is None else teacher
+    if objectives is None:
+        objectives = build_objectives(args, student.config, teacher.model.config)
     views = make_views(make_features()) if views is None else views
     return EMKTDTrainer(
         student,
         args,
-        teacher=make_teacher() if teacher is None else teacher,
+        teacher=teacher,
         objectives=objectives,
         train_dataset=views,
         eval_dataset=make_views(make_features(count=7, seed=1)),

@@ -13,7 +13,7 @@ from tiny_runs import make_arguments
 
 from hf_emktd.data import AudioVisualCollator
 from hf_emktd.data.scene_augmentation import SceneAugmentationArguments, SceneTransform
-from hf_emktd.distillation import EntropyMonitor, EntropyMonitorConfig, LiveTeacher, token_grids
+from hf_emktd.distillation import EntropyMonitor, EntropyMonitorConfig, LiveTeacher
 from hf_emktd.models.avsegformer import AvSegFormerConfig, AvSegFormerForAudioVisualSegmentation, AvSegFormerProcessor
 from hf_emktd.training import ClipViews, EMKTDTrainer, build_objectives
 
@@ -121,7 +121,7 @@ def make_trainer(output_dir: str | Path, *, student=None, teacher_model=None, vi
         student,
         args,
         teacher=LiveTeacher(teacher_model, make_monitor(teacher_model)),
-        objectives=build_objectives(args, token_grids(student.config), student.config.task),
+        objectives=build_objectives(args, student.config, teacher_model.config),
         train_dataset=views,
         eval_dataset=make_views(make_features(count=3, seed=1), student),
         data_collator=AudioVisualCollator(),

@@ -28,12 +28,14 @@ class TeacherSignal:
         tokens: by branch, `(batch, tokens, width)`; branches whose input is missing are left out.
         grids: by branch the grids of `tokens` in their order, [`~distillation.token_grids`].
         entropies: by branch, `(batch,)` in nats; empty without a monitor.
+        labels: of the clips, where they are known before the student sees them: in calibration.
     """
 
     logits: Tensor
     tokens: dict[str, Tensor]
     grids: Grids
     entropies: dict[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
 
 
 class LiveTeacher(nn.Module):

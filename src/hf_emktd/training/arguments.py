@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 from transformers import TrainingArguments
 
 from ..distillation.kernels import KERNELS
-from ..distillation.objectives import OBJECTIVES
+from ..distillation.objectives import OBJECTIVES_OF_TASK
 from ..distillation.token_distillation import BRANCHES
-from .objectives import build_objectives
-
-# Large enough for sliding windows: only the constants are checked on it.
-ANY_GRIDS = dict.fromkeys(BRANCHES, ((4, 4),))
+from .objectives import ALL_OBJECTIVES, build_objectives
 
 
 @dataclass
@@ -105,7 +103,11 @@ class DistillationArguments(AudioVisualTrainingArguments):
 
     objective: list[str] = field(
         default_factory=lambda: ["em_ktd", "kd"],
-        metadata={"help": f"Objectives added to the task loss: {', '.join(OBJECTIVES)}; 'none' for labels only."},
+        metadata={"help": f"Objectives added to the task loss: {', '.join(ALL_OBJECTIVES)}; 'none' for labels only."},
+    )
+    objective_options: list[str] = field(
+        default_factory=list,
+        metadata={"help": "NAME.FIELD=VALUE for options without a flag: at.weight=100 mtst.temperature=0.2."},
     )
     task_weight: float = field(default=1.0, metadata={"help": "Weight of the loss on the labels."})
     kd_weight: float = field(default=1.0, metadata={"help": "Weight of logit distillation. Not given in the paper."})
@@ -148,7 +150,7 @@ class DistillationArguments(AudioVisualTrainingArguments):
         if self.objective == ["none"]:
             self.objective = []
         _check_objective(self.objective)
-        build_objectives(self, ANY_GRIDS)
+        _check_constants(self)
         if self.task_weight < 0:
             raise ValueError(f"task_weight must not be negative, got {self.task_weight}.")
         if self.calibration_clips < 1:
@@ -157,10 +159,25 @@ class DistillationArguments(AudioVisualTrainingArguments):
 
 
 def _check_objective(names: list[str]) -> None:
-    unknown = [name for name in names if name not in OBJECTIVES]
+    unknown = [name for name in names if name not in ALL_OBJECTIVES]
     if unknown:
         raise ValueError(
-            f"objective: unknown {', '.join(unknown)}; known are {', '.join(OBJECTIVES)}, and 'none' by itself."
+            f"objective: unknown {', '.join(unknown)}; known are {', '.join(ALL_OBJECTIVES)}, and 'none' by itself."
         )
     if len(set(names)) < len(names):
         raise ValueError(f"objective: {', '.join(names)} names one twice; change its weight instead.")
+
+
+def _check_constants(args: DistillationArguments) -> None:
+    """Builds the objectives once for models of a size that suits all, so that a bad constant is found at once."""
+    tasks = [task for task, known in OBJECTIVES_OF_TASK.items() if set(args.objective) <= set(known)]
+    if not tasks:
+        raise ValueError(f"objective: no task has all of {', '.join(args.objective)}; see docs/objectives.md.")
+    config = SimpleNamespace(
+        task=tasks[0],
+        branch_grids=dict.fromkeys(BRANCHES, ((4, 4),)),
+        branch_widths=dict.fromkeys(BRANCHES, 8),
+        num_labels=2,
+        id2label={0: "0", 1: "1"},
+    )
+    build_objectives(args, config, config)

@@ -2,43 +2,117 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedConfig
 
 from ..distillation.kernels import TokenKernel
 from ..distillation.objectives import OBJECTIVES_OF_TASK, DistillationObjective
-from ..distillation.token_distillation import Grids
+from .students import json_or_text
 
 if TYPE_CHECKING:
     from .arguments import DistillationArguments
 
+ALL_OBJECTIVES = list(dict.fromkeys(name for known in OBJECTIVES_OF_TASK.values() for name in known))
+
 
 def build_objectives(
-    args: DistillationArguments, student_grids: Grids, task: str = "audio-visual-classification"
+    args: DistillationArguments, student_config: PreTrainedConfig, teacher_config: PreTrainedConfig
 ) -> list[DistillationObjective]:
     """
-    Objectives named by `args.objective`, in that order, for a student with these token grids
-    ([`~distillation.token_grids`] of its config) and the `task` of its config: "kd" compares masks in segmentation.
+    Objectives named by `args.objective`, in that order, for this pair of models; the student's task says which class a
+    name means: "kd" compares masks in segmentation.
 
     Raises:
-        ValueError: if a constant is outside its objective's range, or the grids are too small for sliding windows.
+        ValueError: if an objective does not exist for the task or the pair, a constant is outside its range, an option
+            is unknown, or the grids are too small for sliding windows.
     """
-    known = OBJECTIVES_OF_TASK[task]
-    return [known[name](**_options(name, args, student_grids)) for name in args.objective]
+    known = OBJECTIVES_OF_TASK[student_config.task]
+    strangers = [name for name in args.objective if name not in known]
+    if strangers:
+        raise ValueError(
+            f"{', '.join(strangers)} does not exist for {student_config.task}; known: {', '.join(known)}."
+        )
+    own = parse_objective_options(args.objective_options, args.objective)
+    return [_build(known[name], args, own[name], student_config, teacher_config) for name in args.objective]
 
 
-def _options(name: str, args: DistillationArguments, student_grids: Grids) -> dict[str, Any]:
-    if name == "kd":
-        # classes and masks have different defaults
-        temperature = {} if args.kd_temperature is None else {"temperature": args.kd_temperature}
-        return {"weight": args.kd_weight, **temperature}
-    kernel = TokenKernel(args.ktd_kernel, gamma=args.ktd_gamma, degree=args.ktd_degree, constant=args.ktd_constant)
-    options = {
-        "student_grids": student_grids,
-        "kernel": kernel,
+def option_names(objective: type[DistillationObjective]) -> list[str]:
+    """The constructor's parameters that have a default, sorted: those of its base classes too if it takes kwargs."""
+    names: set[str] = set()
+    for cls in objective.__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        names |= {parameter.name for parameter in parameters if parameter.default is not parameter.empty}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return sorted(names)
+
+
+def parse_objective_options(options: list[str], objectives: list[str]) -> dict[str, dict[str, Any]]:
+    """
+    `["at.weight=100"]` as `{"at": {"weight": 100}}`, with an entry for each of `objectives`; values in JSON, or text.
+
+    Raises:
+        ValueError: unless each is `NAME.FIELD=VALUE` with the name of one of `objectives`.
+    """
+    parsed: dict[str, dict[str, Any]] = {name: {} for name in objectives}
+    for option in options:
+        place, separator, value = option.partition("=")
+        name, dot, field = place.partition(".")
+        if not separator or not dot or name not in parsed:
+            raise ValueError(
+                f"objective_options: expected NAME.FIELD=VALUE with the name of an objective of this run "
+                f"({', '.join(objectives) or 'none'}), got {option!r}."
+            )
+        parsed[name][field] = json_or_text(value)
+    return parsed
+
+
+def _build(
+    objective: type[DistillationObjective],
+    args: DistillationArguments,
+    own: dict[str, Any],
+    student_config: PreTrainedConfig,
+    teacher_config: PreTrainedConfig,
+) -> DistillationObjective:
+    known = option_names(objective)
+    unknown = [field for field in own if field not in known]
+    if unknown:
+        raise ValueError(
+            f"objective_options: {objective.name} has no {', '.join(unknown)}; its options: {', '.join(known)}."
+        )
+    options = _shared_options(args, known)
+    try:
+        return objective.for_models(student_config, teacher_config, **options | _named_options(objective, args) | own)
+    except TypeError as error:  # a text where a number belongs
+        raise ValueError(f"objective_options: {objective.name}: {error}") from error
+
+
+def _shared_options(args: DistillationArguments, known: list[str]) -> dict[str, Any]:
+    """Of the options that mean the same for every objective, those that are `known` to this one."""
+    shared = {
         "delta": args.huber_delta,
-        "weight": args.ktd_weight,
         "scale": args.ktd_scale,
         "sliding_windows": args.ktd_sliding_window,
         "branches": args.branches,
+        "entropy_lambda": args.entropy_lambda,
     }
-    return options | ({"entropy_lambda": args.entropy_lambda} if name == "em_ktd" else {})
+    options = {name: value for name, value in shared.items() if name in known}
+    if "kernel" in known:
+        constants = {"gamma": args.ktd_gamma, "degree": args.ktd_degree, "constant": args.ktd_constant}
+        options["kernel"] = TokenKernel(args.ktd_kernel, **constants)
+    return options
+
+
+def _named_options(objective: type[DistillationObjective], args: DistillationArguments) -> dict[str, Any]:
+    """Options of the main objectives, which have flags of their own."""
+    if objective.name in ("ktd", "em_ktd"):
+        return {"weight": args.ktd_weight}
+    if objective.name not in ("kd", "em_kd"):
+        return {}
+    # classes and masks have different defaults
+    temperature = {} if args.kd_temperature is None else {"temperature": args.kd_temperature}
+    return {"weight": args.kd_weight, **temperature}

@@ -133,7 +133,7 @@ def parse_overrides(overrides: list[str], config: PreTrainedConfig) -> dict[str,
             raise ValueError(
                 f"expected FIELD=VALUE with a field of {type(config).__name__} ({', '.join(known)}), got {override!r}."
             )
-        fields[name] = _json_or_text(value)
+        fields[name] = json_or_text(value)
     return fields
 
 
@@ -155,7 +155,8 @@ def is_model_name(name: str) -> bool:
     return Path(name).is_dir() or name.count("/") == 1
 
 
-def _json_or_text(value: str) -> Any:
+def json_or_text(value: str) -> Any:
+    """A value of the command line: JSON where it is, else the text itself."""
     try:
         return json.loads(value)
     except json.JSONDecodeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..distillation.teacher import LiveTeacher, TeacherSignal, check_compatible
 from .arguments import AudioVisualTrainingArguments, DistillationArguments
 from .freezing import FreezeParts, freeze_parts
 from .loss_log import LossLog
+from .objective_state import add_to_optimizer, check_backend, load_objectives, save_objectives, share_gradients
 from .prepare import prepare_frozen
 from .tasks import task_of_config
 from .views import ClipSampler, ClipViews
@@ -187,7 +189,8 @@ class EMKTDTrainer(AudioVisualTrainer):
 
     The teacher is not part of the student: it has no gradient, no optimiser state and is in no checkpoint. Objectives
     that need a scale are calibrated before the first step on `calibration_clips` random clips of the training split,
-    the same clips on every rank and in a resumed run, so both find the same scale.
+    the same clips on every rank and in a resumed run, so both find the same scale. Parameters of objectives
+    (projections) are trained beside the student's and lie in every checkpoint, not in the student.
 
     Raises:
         ValueError: if labels or token contracts of teacher and student do not fit, an objective needs entropies and
@@ -212,6 +215,8 @@ class EMKTDTrainer(AudioVisualTrainer):
         self.objectives = nn.ModuleList(objectives).to(self.args.device)
         self.teacher = prepare_frozen(self.accelerator, teacher) if objectives else None
         self.needs_tokens = any(objective.requires_tokens for objective in objectives)
+        check_backend(self.accelerator, self.objectives)
+        share_gradients(self.objectives)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
         """As [`AudioVisualTrainer.train`], after `calibrate`."""
@@ -222,14 +227,15 @@ class EMKTDTrainer(AudioVisualTrainer):
         """Lets the objectives that need a scale measure it on the teacher's signals, a batch at a time."""
         for objective in self.objectives:
             if objective.requires_calibration:
+                clips = max(self.args.calibration_clips, objective.calibration_clips)
                 with _fixed_seed(self.args.seed):
-                    objective.calibrate(self._calibration_signals())
+                    objective.calibrate(self._calibration_signals(clips))
 
-    def _calibration_signals(self) -> Iterator[TeacherSignal]:
-        clips = torch.randperm(len(self.train_dataset))[: self.args.calibration_clips].tolist()
-        views = Subset(self.train_dataset, clips)
+    def _calibration_signals(self, num_clips: int) -> Iterator[TeacherSignal]:
+        views = Subset(self.train_dataset, torch.randperm(len(self.train_dataset))[:num_clips].tolist())
         for batch in DataLoader(views, batch_size=self.args.train_batch_size, collate_fn=self.data_collator):
-            yield self.teacher(**self._prepare_inputs(batch))
+            inputs = self._prepare_inputs(batch)
+            yield replace(self.teacher(**inputs), labels=inputs["labels"])
 
     def loss_parts(
         self, model: nn.Module, inputs: dict[str, Any]
@@ -245,6 +251,24 @@ class EMKTDTrainer(AudioVisualTrainer):
                 branch_weights.update(objective.branch_weights(signal))
         used = {branch: w for branch, w in branch_weights.items() if getattr(outputs, f"{branch}_tokens") is not None}
         return parts, used, outputs
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As [`AudioVisualTrainer.create_optimizer`], with the parameters of the objectives."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if created:
+            add_to_optimizer(optimizer, self.objectives)
+        return optimizer
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.args.should_save:
+            save_objectives(self.objectives, output_dir)
+        super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_objectives(self.objectives, checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)
 
 
 class _EpochOfSampler(TrainerCallback):

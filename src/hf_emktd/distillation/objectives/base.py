@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
@@ -14,7 +14,10 @@ from ..teacher import TeacherSignal
 
 class DistillationObjective(nn.Module, ABC):
     """
-    A named part, or several, of the student's loss that a teacher's signal defines. Objectives have no parameters.
+    A named part, or several, of the student's loss that a teacher's signal defines.
+
+    An objective may have parameters, such as a projection. The trainer trains them with the student's optimiser and
+    keeps them in its checkpoints; they are never part of the student.
 
     Class attributes:
 
@@ -22,12 +25,22 @@ class DistillationObjective(nn.Module, ABC):
     - **citation** (`str`) -- BibTeX for the model card.
     - **requires_tokens** (`bool`) -- Whether the student must return its tokens.
     - **requires_entropies** (`bool`) -- Whether the teacher needs an entropy monitor.
+    - **calibration_clips** (`int`) -- Least number of clips that `calibrate` wants to see.
     """
 
     name: ClassVar[str]
     citation: ClassVar[str]
     requires_tokens: ClassVar[bool] = False
     requires_entropies: ClassVar[bool] = False
+    calibration_clips: int = 0
+
+    @classmethod
+    def for_models(cls, student_config: Any, teacher_config: Any, **options: Any) -> Self:
+        """
+        An objective for this pair of models; `options` are the constructor's. Overridden by those that need to know
+        grids, widths or classes, which every config of the output contract has.
+        """
+        return cls(**options)
 
     @abstractmethod
     def forward(
@@ -45,7 +58,10 @@ class DistillationObjective(nn.Module, ABC):
         return False
 
     def calibrate(self, signals: Iterable[TeacherSignal]) -> None:
-        """Measures what the objective's scale needs on the teacher's signals for some clips, before training."""
+        """
+        Measures what the objective needs to know of the teacher on its signals for some clips, before training. The
+        signals carry their `labels`.
+        """
 
     def branch_weights(self, teacher_signal: TeacherSignal) -> dict[str, Tensor]:
         """By branch, the weight `(batch,)` of each clip; empty when clips are not weighted."""

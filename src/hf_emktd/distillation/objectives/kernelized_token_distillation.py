@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..token_distillation import (
     pool_branch,
     sliding_windows,
     token_distillation_loss,
+    token_grids,
 )
 from .base import DistillationObjective, check_weight
 
@@ -91,6 +92,11 @@ class KernelizedTokenDistillation(DistillationObjective):
         # NaN until measured; float32, which every accelerator has
         self.register_buffer("teacher_spread", torch.full((len(BRANCHES),), math.nan))
         self._measured: frozenset[str] = frozenset()
+
+    @classmethod
+    def for_models(cls, student_config: Any, teacher_config: Any, **options: Any) -> Self:
+        """With the grids of the student's tokens."""
+        return cls(token_grids(student_config), **options)
 
     def forward(
         self, student_output: ModelOutput, teacher_signal: TeacherSignal, labels: Tensor | None = None
