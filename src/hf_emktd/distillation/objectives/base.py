@@ -75,3 +75,10 @@ def check_weight(objective: DistillationObjective, weight: float) -> None:
             f"{type(objective).__name__}: weight must be positive, got {weight}. Leave the objective out to switch it "
             "off."
         )
+
+
+def check_positive(objective: DistillationObjective, **constants: float) -> None:
+    """Raises `ValueError` for the first constant that is not positive, by its name."""
+    for name, value in constants.items():
+        if not value > 0:
+            raise ValueError(f"{type(objective).__name__}: {name} must be positive, got {value}.")
