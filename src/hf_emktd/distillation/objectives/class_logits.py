@@ -10,8 +10,8 @@ def check_logits(student: Tensor, teacher: Tensor) -> None:
     """Raises `ValueError` unless both are logits `(batch, classes)` of the same clips and classes."""
     if student.ndim != 2 or student.shape != teacher.shape:
         raise ValueError(
-            f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} must be (batch, classes) "
-            "of the same clips and the same classes."
+            f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} must be (batch, "
+            "classes) of the same clips and the same classes."
         )
 
 
