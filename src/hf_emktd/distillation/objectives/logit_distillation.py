@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from ..kernels import at_least_float32
+from ..kernels import at_least_float32, autocast_disabled
 from ..teacher import TeacherSignal
 from .base import DistillationObjective, check_weight
 
@@ -40,7 +40,7 @@ class LogitDistillation(DistillationObjective):
     def __init__(self, temperature: float = 4.0, weight: float = 1.0) -> None:
         super().__init__()
         if not temperature > 0:
-            raise ValueError(f"LogitDistillation: temperature must be positive, got {temperature}.")
+            raise ValueError(f"{type(self).__name__}: temperature must be positive, got {temperature}.")
         check_weight(self, weight)
         self.temperature = temperature
         self.weight = weight
@@ -48,17 +48,30 @@ class LogitDistillation(DistillationObjective):
     def forward(
         self, student_output: ModelOutput, teacher_signal: TeacherSignal, labels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """`{"kd": scalar}` from logits `(batch, classes)`; `labels` are not used."""
+        """`{"<name>": scalar}` from the logits of both; `labels` are not used."""
         student, teacher = student_output.logits, teacher_signal.logits.detach()
+        self._check_shapes(student, teacher)
+        with autocast_disabled(student):
+            divergences = self._clip_divergences(at_least_float32(student), at_least_float32(teacher))
+            divergence = (self._clip_weights(teacher_signal) * divergences).mean()
+        return {self.name: self.weight * self.temperature**2 * divergence}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "temperature": self.temperature, "weight": self.weight}
+
+    def _clip_weights(self, teacher_signal: TeacherSignal) -> Tensor | float:
+        """What each clip counts."""
+        return 1.0
+
+    def _check_shapes(self, student: Tensor, teacher: Tensor) -> None:
         if student.shape != teacher.shape:
             raise ValueError(
                 f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} differ in shape; "
                 "both models need the same classes and the same clips."
             )
-        student = (at_least_float32(student) / self.temperature).log_softmax(dim=-1)
-        teacher = (at_least_float32(teacher) / self.temperature).log_softmax(dim=-1)
-        divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        return {self.name: self.weight * self.temperature**2 * divergence}
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "temperature": self.temperature, "weight": self.weight}
+    def _clip_divergences(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """KL of each clip at the temperature, `(batch,)`, from logits `(batch, classes)`."""
+        student = (student / self.temperature).log_softmax(dim=-1)
+        teacher = (teacher / self.temperature).log_softmax(dim=-1)
+        return F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.utils import ModelOutput
 
-from ..kernels import at_least_float32, autocast_disabled
-from ..teacher import TeacherSignal
-from .base import DistillationObjective, check_weight
 from .logit_distillation import LogitDistillation
 
 
-class MaskLogitDistillation(DistillationObjective):
+class MaskLogitDistillation(LogitDistillation):
     r"""
     \\(T^2 \, \mathrm{KL}(\sigma(t / T) \,\|\, \sigma(s / T))\\) of each pixel's Bernoulli distribution, mean over
     pixels, frames and clips, in float32. A binary mask has one logit a pixel, whose softmax is 1 whatever the logit;
@@ -35,35 +29,20 @@ class MaskLogitDistillation(DistillationObjective):
         ValueError: if `temperature` or `weight` is not positive.
     """
 
-    name = "kd"
-    citation = LogitDistillation.citation
-
     def __init__(self, temperature: float = 1.0, weight: float = 1.0) -> None:
-        super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"MaskLogitDistillation: temperature must be positive, got {temperature}.")
-        check_weight(self, weight)
-        self.temperature = temperature
-        self.weight = weight
+        super().__init__(temperature, weight)
 
-    def forward(
-        self, student_output: ModelOutput, teacher_signal: TeacherSignal, labels: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """`{"kd": scalar}` from logits `(batch, frames, height, width)`; `labels` are not used."""
-        student, teacher = student_output.logits, teacher_signal.logits.detach()
+    def _check_shapes(self, student: Tensor, teacher: Tensor) -> None:
         if student.ndim != 4 or student.shape[:2] != teacher.shape[:2]:
             raise ValueError(
                 f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} must be masks "
                 "(batch, frames, height, width) of the same clips and frames."
             )
-        with autocast_disabled(student):
-            student = at_least_float32(student)
-            teacher = resize_logits(at_least_float32(teacher), student.shape[-2:])
-            divergence = bernoulli_divergence(student / self.temperature, teacher / self.temperature).mean()
-        return {self.name: self.weight * self.temperature**2 * divergence}
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "temperature": self.temperature, "weight": self.weight}
+    def _clip_divergences(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Mean KL of each clip's pixels, `(batch,)`, from logits `(batch, frames, height, width)`."""
+        teacher = resize_logits(teacher, student.shape[-2:])
+        return bernoulli_divergence(student / self.temperature, teacher / self.temperature).mean(dim=(1, 2, 3))
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
