@@ -13,6 +13,7 @@ from torch import Tensor
 from ..kernels import TokenKernel
 from ..teacher import TeacherSignal
 from ..token_distillation import BRANCHES, Grids
+from .base import check_positive
 from .token_objective import GridObjective
 
 SCALES = ("teacher_spread", "none")
@@ -49,8 +50,7 @@ class KernelObjective(GridObjective):
         branches: Sequence[str],
     ) -> None:
         super().__init__(student_grids, weight, branches)
-        if not delta > 0:
-            raise ValueError(f"delta must be positive, got {delta}.")
+        check_positive(self, delta=delta)
         if scale not in SCALES:
             raise ValueError(f"unknown scale {scale!r}; known are {', '.join(SCALES)}.")
         self.kernel = kernel if isinstance(kernel, TokenKernel) else TokenKernel(**(kernel or {}))

@@ -10,7 +10,8 @@ from transformers.utils import ModelOutput
 
 from ..kernels import at_least_float32, autocast_disabled
 from ..teacher import TeacherSignal
-from .base import DistillationObjective, check_weight
+from .base import DistillationObjective, check_positive, check_weight
+from .class_logits import check_logits
 
 
 class LogitDistillation(DistillationObjective):
@@ -39,8 +40,7 @@ class LogitDistillation(DistillationObjective):
 
     def __init__(self, temperature: float = 4.0, weight: float = 1.0) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"{type(self).__name__}: temperature must be positive, got {temperature}.")
+        check_positive(self, temperature=temperature)
         check_weight(self, weight)
         self.temperature = temperature
         self.weight = weight
@@ -64,11 +64,7 @@ class LogitDistillation(DistillationObjective):
         return 1.0
 
     def _check_shapes(self, student: Tensor, teacher: Tensor) -> None:
-        if student.shape != teacher.shape:
-            raise ValueError(
-                f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} differ in shape; "
-                "both models need the same classes and the same clips."
-            )
+        check_logits(student, teacher)
 
     def _clip_divergences(self, student: Tensor, teacher: Tensor) -> Tensor:
         """KL of each clip at the temperature, `(batch,)`, from logits `(batch, classes)`."""

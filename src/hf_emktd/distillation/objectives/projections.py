@@ -17,13 +17,7 @@ def width_projections(
     Raises:
         ValueError: if the width of a branch is missing.
     """
-    for name, widths in (("student_widths", student_widths), ("teacher_widths", teacher_widths)):
-        missing = [branch for branch in branches if not widths.get(branch)]
-        if missing:
-            raise ValueError(
-                f"{name} needs the widths of {', '.join(missing)}, got {dict(widths)}. Pass branch_widths of the "
-                "model's config."
-            )
+    check_widths(branches, student_widths=student_widths, teacher_widths=teacher_widths)
     pairs = {branch: (student_widths[branch], teacher_widths[branch]) for branch in branches}
     return nn.ModuleDict(
         {
@@ -31,3 +25,14 @@ def width_projections(
             for branch, (student, teacher) in pairs.items()
         }
     )
+
+
+def check_widths(branches: Sequence[str], **widths_of: Mapping[str, int]) -> None:
+    """Raises `ValueError` for the first of the mappings, such as `student_widths=...`, that lacks a branch."""
+    for name, widths in widths_of.items():
+        missing = [branch for branch in branches if not widths.get(branch)]
+        if missing:
+            raise ValueError(
+                f"{name} needs the widths of {', '.join(missing)}, got {dict(widths)}. Pass branch_widths of the "
+                "model's config."
+            )
