@@ -168,6 +168,7 @@ def main() -> None:
     )
     results = {"model": args.output_dir, "teacher": models.teacher, "seconds": seconds, "split": split}
     results |= {"results": metrics, "teacher_results": teacher_metrics, "objective": args.objective}
+    results |= {"kernel_scores": trainer.kernel_scores} if trainer.kernel_scores else {}
     save_run(trainer, processor, data, summary, results)
     if trainer.is_world_process_zero():
         print(to_json(results))

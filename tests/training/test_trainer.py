@@ -27,6 +27,7 @@ from transformers import AutoModel, AutoProcessor, TrainerCallback
 from hf_emktd.data import AudioVisualCollator, AugmentationArguments
 from hf_emktd.data.augmentation import balanced_sample_weights
 from hf_emktd.distillation import BRANCHES, LiveTeacher, LogitDistillation, TokenKernel
+from hf_emktd.distillation.kernel_choice import choose_kernel
 from hf_emktd.metrics import compute_event_metrics
 from hf_emktd.models.cav_mae import CavMaeForAudioVisualClassification, CavMaeProcessor
 from hf_emktd.training import (
@@ -517,6 +518,17 @@ class TestCalibration:
         expected = F.huber_loss(gram, gram.mean(1, keepdim=True).expand_as(gram)).item()
         assert objective.teacher_spread[BRANCHES.index("visual")].item() == pytest.approx(expected, rel=1e-4)
         assert not any("spread" in name for name in trainer.model.state_dict())
+
+    def test_a_kernel_is_chosen_before_its_spread_is_measured(self, tmp_path):
+        trainer = make_trainer(tmp_path, objective=["ktd", "kd"], ktd_kernel="auto", ktd_scale="teacher_spread")
+        trainer.calibrate()
+        kernel, scores = choose_kernel(trainer._calibration_signals(16))
+        assert trainer.objectives[0].kernel == kernel
+        assert trainer.kernel_scores == pytest.approx(scores, rel=1e-4)
+        fixed = make_trainer(tmp_path / "fixed", objective=["ktd", "kd"], ktd_scale="teacher_spread")
+        fixed.objectives[0].kernel = kernel
+        fixed.calibrate()
+        assert torch.equal(trainer.objectives[0].teacher_spread, fixed.objectives[0].teacher_spread)
 
     def test_signals_come_one_batch_at_a_time(self, tmp_path):
         trainer = make_trainer(tmp_path, per_device_train_batch_size=4)

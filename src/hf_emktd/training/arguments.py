@@ -125,7 +125,13 @@ class DistillationArguments(AudioVisualTrainingArguments):
             "calibration clips: 1 then means no better than a constant matrix. 'none' is the paper's plain form."
         },
     )
-    ktd_kernel: str = field(default="rbf", metadata={"help": f"Kernel between unit tokens: {', '.join(KERNELS)}."})
+    ktd_kernel: str = field(
+        default="rbf",
+        metadata={
+            "help": f"Kernel between unit tokens: {', '.join(KERNELS)}, or 'auto', the one of the paper's four whose "
+            "Gram matrices agree best with the teacher's answers on calibration clips."
+        },
+    )
     ktd_gamma: float = field(default=0.5, metadata={"help": "Gamma of the RBF kernel."})
     ktd_degree: int = field(default=2, metadata={"help": "Degree of the polynomial kernel."})
     ktd_constant: float = field(

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
+from transformers import TrainerCallback
 
 OBJECTIVES_FILE = "objectives.safetensors"
 SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP)
@@ -25,6 +26,16 @@ def check_backend(accelerator: Accelerator, objectives: nn.ModuleList) -> None:
             f"{', '.join(learning)} have parameters of their own, which {accelerator.distributed_type.value} cannot "
             "optimise beside the student. Use DDP, or objectives without parameters (docs/objectives.md)."
         )
+
+
+class ClearGradients(TrainerCallback):
+    """Clears the gradients of objectives after every step: the Trainer clears those of its model only."""
+
+    def __init__(self, objectives: nn.ModuleList) -> None:
+        self.objectives = objectives
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.objectives.zero_grad()
 
 
 def share_gradients(objectives: nn.ModuleList) -> None:

@@ -14,6 +14,7 @@ from .students import json_or_text
 if TYPE_CHECKING:
     from .arguments import DistillationArguments
 
+AUTO = "auto"
 ALL_OBJECTIVES = list(dict.fromkeys(name for known in OBJECTIVES_OF_TASK.values() for name in known))
 
 
@@ -103,7 +104,8 @@ def _shared_options(args: DistillationArguments, known: list[str]) -> dict[str, 
     options = {name: value for name, value in shared.items() if name in known}
     if "kernel" in known:
         constants = {"gamma": args.ktd_gamma, "degree": args.ktd_degree, "constant": args.ktd_constant}
-        options["kernel"] = TokenKernel(args.ktd_kernel, **constants)
+        # "auto" is chosen by the trainer, on the teacher's tokens
+        options["kernel"] = TokenKernel() if args.ktd_kernel == AUTO else TokenKernel(args.ktd_kernel, **constants)
     return options
 
 

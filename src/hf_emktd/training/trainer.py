@@ -18,12 +18,21 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import ModelOutput
 
 from ..data.augmentation import balanced_sample_weights
+from ..distillation.kernel_choice import choose_kernel
 from ..distillation.objectives import DistillationObjective
 from ..distillation.teacher import LiveTeacher, TeacherSignal, check_compatible
 from .arguments import AudioVisualTrainingArguments, DistillationArguments
 from .freezing import FreezeParts, freeze_parts
 from .loss_log import LossLog
-from .objective_state import add_to_optimizer, check_backend, load_objectives, save_objectives, share_gradients
+from .objective_state import (
+    ClearGradients,
+    add_to_optimizer,
+    check_backend,
+    load_objectives,
+    save_objectives,
+    share_gradients,
+)
+from .objectives import AUTO
 from .prepare import prepare_frozen
 from .tasks import task_of_config
 from .views import ClipSampler, ClipViews
@@ -215,8 +224,10 @@ class EMKTDTrainer(AudioVisualTrainer):
         self.objectives = nn.ModuleList(objectives).to(self.args.device)
         self.teacher = prepare_frozen(self.accelerator, teacher) if objectives else None
         self.needs_tokens = any(objective.requires_tokens for objective in objectives)
+        self.kernel_scores: dict[str, float] = {}
         check_backend(self.accelerator, self.objectives)
         share_gradients(self.objectives)
+        self.add_callback(ClearGradients(self.objectives))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
         """As [`AudioVisualTrainer.train`], after `calibrate`."""
@@ -224,12 +235,23 @@ class EMKTDTrainer(AudioVisualTrainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def calibrate(self) -> None:
-        """Lets the objectives that need a scale measure it on the teacher's signals, a batch at a time."""
+        """Lets objectives choose their kernel and measure their scale on the teacher's signals, batch by batch."""
+        if self.args.ktd_kernel == AUTO:
+            self._choose_kernel()
         for objective in self.objectives:
             if objective.requires_calibration:
                 clips = max(self.args.calibration_clips, objective.calibration_clips)
                 with _fixed_seed(self.args.seed):
                     objective.calibrate(self._calibration_signals(clips))
+
+    def _choose_kernel(self) -> None:
+        with_kernel = [objective for objective in self.objectives if hasattr(objective, "kernel")]
+        if with_kernel:
+            with _fixed_seed(self.args.seed):
+                signals = self._calibration_signals(self.args.calibration_clips)
+                kernel, self.kernel_scores = choose_kernel(signals, self.args.branches)
+            for objective in with_kernel:
+                objective.kernel = kernel
 
     def _calibration_signals(self, num_clips: int) -> Iterator[TeacherSignal]:
         views = Subset(self.train_dataset, torch.randperm(len(self.train_dataset))[:num_clips].tolist())
