@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, ProcessorMixin
 
-from hf_emktd.data.features import input_parameters
+from hf_emktd.data.features import same_inputs
 from hf_emktd.hub import DistillationSummary, EvaluationResult, update_results
 from hf_emktd.hub.distillation_summary import SUMMARY_NAME, write_whole
 from hf_emktd.training import (
@@ -112,7 +112,7 @@ def data_for_teacher(
     data: ClipData, teacher: PreTrainedModel, processor: ProcessorMixin, args: EvaluationArguments
 ) -> ClipData:
     """The same clips in the teacher's sizes, so that the model's numbers are the same with and without a teacher."""
-    if input_parameters(processor) != input_parameters(data.processor):
+    if not same_inputs(processor, data.processor):
         return load_data(data.args, teacher, processor, args)
     check_labels(data, teacher.config)
     return data

@@ -78,8 +78,16 @@ def test_one_input_is_enough(make_model, batch):
     assert signal.tokens["audio"].shape == (2, 32, 16)
 
 
+@pytest.mark.parametrize(("modality", "input_name"), [("audio", "input_values"), ("visual", "pixel_values")])
+def test_a_teacher_of_one_modality_takes_its_own_input_only(make_model, batch, modality, input_name):
+    model = make_model(modalities=[modality])
+    signal = LiveTeacher(model, monitor_for(model))(**batch)
+    assert list(signal.tokens) == list(signal.entropies) == [modality, "fusion"] == list(signal.grids)
+    assert torch.equal(signal.logits, model.eval()(**{input_name: batch[input_name]}).logits)
+
+
 def test_batch_without_inputs_raises(make_model, batch):
-    with pytest.raises(ValueError, match=r"neither input_values nor pixel_values; it has \['labels'\]"):
+    with pytest.raises(ValueError, match=r"no input_values and no pixel_values for .*; it has \['labels'\]"):
         LiveTeacher(make_model())(labels=batch["labels"])
 
 
@@ -132,15 +140,30 @@ def test_fingerprint_follows_the_weights_and_not_their_dtype(make_model):
 def test_model_without_the_contract_is_refused(make_model):
     model = torch.nn.Linear(2, 2)
     model.config = SimpleNamespace(task="audio-visual-classification", num_labels=5, id2label={})
-    with pytest.raises(ValueError, match="teacher's SimpleNamespace has no branch_grids, branch_widths"):
+    with pytest.raises(ValueError, match="teacher's SimpleNamespace has no input_shapes, branch_grids, branch_widths"):
         LiveTeacher(model)
-    with pytest.raises(ValueError, match="student's SimpleNamespace has no branch_grids, branch_widths"):
+    with pytest.raises(ValueError, match="student's SimpleNamespace has no input_shapes, branch_grids, branch_widths"):
         check_compatible(model.config, make_model().config)
 
 
 def test_compatible_pair_passes(make_model):
     teacher = make_model(hidden_size=32, audio_length=128)
     check_compatible(make_model().config, teacher.config)
+
+
+@pytest.mark.parametrize("teacher", [["audio", "visual"], ["audio"], ["visual"]])
+def test_models_of_other_modalities_are_compatible(make_model, teacher):
+    teacher_config = make_model(modalities=teacher).config
+    for modality in ("audio", "visual"):
+        check_compatible(make_model(modalities=[modality]).config, teacher_config)
+    check_compatible(make_model().config, teacher_config)
+
+
+def test_the_grid_of_the_one_shared_modality_is_checked(make_model):
+    finer = make_model(modalities=["audio"], patch_size=4).config
+    with pytest.raises(ValueError, match="audio branch: the student's grid of 8 x 16 tokens is finer"):
+        check_compatible(finer, make_model().config)
+    check_compatible(finer, make_model(modalities=["visual"]).config)
 
 
 def test_labels_in_another_order_are_refused(make_model):

@@ -8,10 +8,11 @@ from hf_emktd.distillation import (
     TokenKernel,
     pool_branch,
     pool_tokens,
+    shared_branches,
     sliding_windows,
     token_distillation_loss,
 )
-from hf_emktd.distillation.token_distillation import gram_spread, token_grids
+from hf_emktd.distillation.token_distillation import check_branch_pools, gram_spread, modalities_of, token_grids
 
 FULL_GRIDS = {"audio": ((8, 64),), "visual": ((14, 14),), "fusion": ((8, 64), (14, 14))}
 ORTHOGONAL = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
@@ -144,6 +145,54 @@ def test_pooling_frames_keeps_them_apart_and_in_order():
     expected = [pool_tokens(tokens[:, 16 * frame : 16 * (frame + 1)], (4, 4), (2, 2)) for frame in range(3)]
     assert torch.equal(pooled, torch.cat(expected, dim=1))
     assert pool_branch("visual", tokens, {"visual": ((4, 4),) * 3}, {"visual": ((4, 4),) * 3}) is tokens
+
+
+# Audio 2 x 4, visual 2 x 2: twelve fusion tokens, the sound's first.
+BOTH = {"audio": ((2, 4),), "visual": ((2, 2),), "fusion": ((2, 4), (2, 2))}
+SOUND = {"audio": ((1, 2),), "fusion": ((1, 2),)}
+PICTURE = {"visual": ((1, 1),), "fusion": ((1, 1),)}
+
+
+@pytest.mark.parametrize(("student", "expected"), [(SOUND, [2.5, 4.5]), (PICTURE, [101.5]), (BOTH, None)])
+def test_a_student_of_one_modality_learns_from_its_slice_of_the_fusion_tokens(student, expected):
+    tokens = torch.cat([torch.arange(8.0), 100 + torch.arange(4.0)]).view(1, 12, 1)
+    pooled = pool_branch("fusion", tokens, BOTH, student)
+    assert pooled.flatten().tolist() == (tokens.flatten().tolist() if expected is None else expected)
+    check_branch_pools("fusion", BOTH, student)
+
+
+def test_a_slice_of_the_other_modality_is_not_looked_at():
+    finer_picture = {"visual": ((3, 2),), "fusion": ((3, 2),)}
+    with pytest.raises(ValueError, match=r"fusion branch: the student's grid of 3 x 2 .* teacher's 2 x 2"):
+        check_branch_pools("fusion", BOTH, finer_picture)
+    check_branch_pools("fusion", BOTH, {"audio": ((2, 4),), "fusion": ((2, 4),)})
+
+
+def test_frames_are_not_modalities():
+    """Two frames and two modalities: the slices of AVSegFormer's fusion tokens are frames, and both have all."""
+    frames = dict.fromkeys(("audio", "visual", "fusion"), ((2, 2), (2, 2)))
+    coarse = dict.fromkeys(("audio", "visual", "fusion"), ((1, 1), (1, 1)))
+    pooled = pool_branch("fusion", torch.arange(8.0).view(1, 8, 1), frames, coarse)
+    assert pooled.flatten().tolist() == [1.5, 5.5]
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "expected"),
+    [
+        (BOTH, BOTH, ("audio", "visual", "fusion")),
+        (SOUND, BOTH, ("audio", "fusion")),
+        (PICTURE, BOTH, ("visual", "fusion")),
+        (SOUND, SOUND, ("audio", "fusion")),
+        (BOTH, SOUND, ("audio",)),
+        (SOUND, PICTURE, ()),
+    ],
+)
+def test_shared_branches(student, teacher, expected):
+    assert shared_branches(student, teacher) == expected
+
+
+def test_modalities_are_those_with_a_branch():
+    assert [modalities_of(grids) for grids in (BOTH, SOUND, PICTURE)] == [("audio", "visual"), ("audio",), ("visual",)]
 
 
 def test_differing_numbers_of_slices_raise():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from .features import decode_fbank, decode_frame, input_parameters
+from .features import decode_fbank, decode_frame, same_inputs
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -188,7 +188,7 @@ class ViewTransform(ABC):
 
     def _unless_same(self, teacher: Any | None) -> Any | None:
         """The teacher's processor, or `None` where it prepares the same inputs."""
-        return None if teacher is None or input_parameters(teacher) == input_parameters(self.processor) else teacher
+        return None if teacher is None or same_inputs(teacher, self.processor) else teacher
 
 
 class ClipTransform(ViewTransform):
@@ -246,7 +246,8 @@ class ClipTransform(ViewTransform):
 
         Returns:
             dict with `clip_id`; `label`, an int, or float32 `(classes,)` when mixup is on; `input_values` float32
-            `(audio_length, mel)` and `pixel_values` float32 `(3, height, width)`, each `None` where the clip lacks it;
+            `(audio_length, mel)` and `pixel_values` float32 `(3, height, width)`, each `None` where the clip lacks it
+            or the student does not take it;
             `teacher_input_values` and `teacher_pixel_values` when the teacher prepares inputs differently.
         """
         random = np.random.default_rng([self.seed, view_seed])
@@ -366,9 +367,10 @@ def _mask(fbank: np.ndarray, limit: int, random: np.random.Generator) -> None:
 def _model_inputs(
     processor: CavMaeProcessor, fbank: np.ndarray | None, frames: list[bytes | None], shares: tuple[float, ...]
 ) -> dict[str, np.ndarray | None]:
+    taken = processor.model_input_names
     return {
-        "input_values": None if fbank is None else _input_values(processor, fbank),
-        "pixel_values": None if frames[0] is None else _pixel_values(processor, frames, shares),
+        "input_values": _input_values(processor, fbank) if fbank is not None and "input_values" in taken else None,
+        "pixel_values": _pixel_values(processor, frames, shares) if frames[0] and "pixel_values" in taken else None,
     }
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .clip_source import ClipSource
 
 
-__all__ = ["decode_fbank", "decode_frame", "extract_features", "input_parameters"]
+__all__ = ["decode_fbank", "decode_frame", "extract_features", "input_parameters", "same_inputs"]
 
 # Part of every cache key: raise it when what is stored for the same clip changes.
 FEATURES_VERSION = 1
@@ -87,12 +87,21 @@ def decode_frame(data: bytes) -> Image.Image:
 
 
 def input_parameters(processor: CavMaeProcessor) -> dict[str, dict[str, Any]]:
-    """What decides the inputs a processor makes, as plain JSON values; equal for a processor and its saved copy."""
+    """
+    What decides how a processor makes inputs, as plain JSON values; equal for a processor and its saved copy, and for
+    that of a model which only hears or sees: clips are stored with both, whoever takes them.
+    """
     bookkeeping = ("_type", "processor_class", "auto_map")
     return {
         name: {key: value for key, value in part.to_dict().items() if not key.endswith(bookkeeping)}
         for name, part in (("audio", processor.feature_extractor), ("visual", processor.image_processor))
     }
+
+
+def same_inputs(first: CavMaeProcessor, second: CavMaeProcessor) -> bool:
+    """Whether two processors make the same inputs of every clip, for models that hear and see alike."""
+    same_names = first.model_input_names == second.model_input_names
+    return same_names and input_parameters(first) == input_parameters(second)
 
 
 def _extract_clip(

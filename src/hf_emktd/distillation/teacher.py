@@ -12,10 +12,9 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .entropy_monitor import CLASSIFICATION, EntropyMonitor
-from .token_distillation import BRANCHES, Grids, check_branch_pools, token_grids
+from .token_distillation import BRANCHES, Grids, check_branch_pools, shared_branches, token_grids
 
-CONTRACT = ("task", "branch_grids", "branch_widths", "num_labels", "id2label")
-INPUTS = ("input_values", "pixel_values")
+CONTRACT = ("task", "input_shapes", "branch_grids", "branch_widths", "num_labels", "id2label")
 
 
 @dataclass
@@ -74,7 +73,7 @@ class LiveTeacher(nn.Module):
     def forward(self, **inputs: Any) -> TeacherSignal:
         """
         Takes a whole batch: `teacher_input_values` and `teacher_pixel_values` go before `input_values` and
-        `pixel_values`; everything else in the batch is left alone.
+        `pixel_values`, as far as the model takes them; everything else in the batch is left alone.
         """
         output = self.model(**self._model_inputs(inputs), output_tokens=True)
         tokens = branch_tokens(output)
@@ -82,9 +81,10 @@ class LiveTeacher(nn.Module):
         return TeacherSignal(logits=output.logits, tokens=tokens, grids=self.grids, entropies=entropies)
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
-        chosen = {name: inputs.get(f"teacher_{name}", inputs.get(name)) for name in INPUTS}
+        taken = list(self.model.config.input_shapes)
+        chosen = {name: inputs.get(f"teacher_{name}", inputs.get(name)) for name in taken}
         if all(value is None for value in chosen.values()):
-            raise ValueError(f"the batch has neither {' nor '.join(INPUTS)}; it has {sorted(inputs)}.")
+            raise ValueError(f"the batch has no {' and no '.join(taken)} for the teacher; it has {sorted(inputs)}.")
         return {name: value.to(self.model.dtype) for name, value in chosen.items() if value is not None}
 
 
@@ -116,9 +116,9 @@ def check_compatible(student_config: Any, teacher_config: Any) -> None:
     check_contract(teacher_config, "teacher")
     _check_task("student", student_config, "teacher", teacher_config)
     _check_labels("student", student_config, "teacher", teacher_config)
-    student_grids = token_grids(student_config)
-    for branch, teacher_grids in token_grids(teacher_config).items():
-        check_branch_pools(branch, teacher_grids, student_grids[branch])
+    student_grids, teacher_grids = token_grids(student_config), token_grids(teacher_config)
+    for branch in shared_branches(student_grids, teacher_grids):
+        check_branch_pools(branch, teacher_grids, student_grids)
 
 
 def check_monitor(monitor: EntropyMonitor, teacher: PreTrainedModel) -> None:

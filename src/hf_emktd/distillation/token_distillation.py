@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch.nn import functional as F
 
 from .kernels import TokenKernel, at_least_float32, autocast_disabled, unit_tokens
 
-BRANCHES = ("audio", "visual", "fusion")
+MODALITIES = ("audio", "visual")
+BRANCHES = (*MODALITIES, "fusion")
 
 Grid = tuple[int, int]
 Grids = dict[str, tuple[Grid, ...]]
@@ -23,6 +25,22 @@ def token_grids(config: Any) -> Grids:
     frame. Each grid is a slice of the tokens, row by row.
     """
     return dict(config.branch_grids)
+
+
+def modalities_of(grids: Grids) -> tuple[str, ...]:
+    """What a model with these grids hears and sees: the modalities that it has a branch for, sound first."""
+    return tuple(modality for modality in MODALITIES if modality in grids)
+
+
+def shared_branches(student_grids: Grids, teacher_grids: Grids) -> tuple[str, ...]:
+    """
+    The branches of which a student can be compared with a teacher token by token: those that both have. Fusion only
+    if the teacher hears and sees all that the student does; of its tokens then count those of the student's modalities
+    ([`pool_branch`]).
+    """
+    common = tuple(branch for branch in BRANCHES if branch in student_grids and branch in teacher_grids)
+    covered = set(modalities_of(student_grids)) <= set(modalities_of(teacher_grids))
+    return common if covered else tuple(branch for branch in common if branch != "fusion")
 
 
 def pool_tokens(tokens: Tensor, grid_from: Grid, grid_to: Grid) -> Tensor:
@@ -44,25 +62,30 @@ def pool_tokens(tokens: Tensor, grid_from: Grid, grid_to: Grid) -> Tensor:
 
 
 def pool_branch(branch: str, tokens: Tensor, grids_from: Grids, grids_to: Grids) -> Tensor:
-    """[`pool_tokens`] for each slice of one branch's tokens by itself: a modality's or a frame's."""
+    """
+    [`pool_tokens`] for each slice of one branch's tokens by itself: a modality's or a frame's. Both sides of `grids`
+    have all branches of their model: of fusion tokens the slices of modalities that `grids_to` lacks are left out.
+    """
     sources, targets = grids_from[branch], grids_to[branch]
-    _check_slices(branch, sources, targets)
     _check_count(f"{branch} tokens", tokens, sources)
     if sources == targets:
         return tokens
+    kept = _kept_slices(branch, grids_from, grids_to)
+    _check_slices(branch, kept, targets)
     slices = tokens.split([rows * columns for rows, columns in sources], dim=1)
-    pooled = [pool_tokens(part, *grids) for part, *grids in zip(slices, sources, targets, strict=True)]
+    pooled = [pool_tokens(slices[index], sources[index], target) for index, target in zip(kept, targets, strict=True)]
     return torch.cat(pooled, dim=1)
 
 
-def check_branch_pools(branch: str, grids_from: tuple[Grid, ...], grids_to: tuple[Grid, ...]) -> None:
+def check_branch_pools(branch: str, grids_from: Grids, grids_to: Grids) -> None:
     """
-    Raises `ValueError` unless both sides have equally many slices and every slice of `grids_from` is at least as fine
-    as that of `grids_to`.
+    Raises `ValueError` unless [`pool_branch`] can pool: both sides have equally many slices and every slice of
+    `grids_from` is at least as fine as that of `grids_to`.
     """
-    _check_slices(branch, grids_from, grids_to)
-    for grid_from, grid_to in zip(grids_from, grids_to, strict=True):
-        check_pools(f"{branch} branch", grid_from, grid_to)
+    kept = _kept_slices(branch, grids_from, grids_to)
+    _check_slices(branch, kept, grids_to[branch])
+    for index, target in zip(kept, grids_to[branch], strict=True):
+        check_pools(f"{branch} branch", grids_from[branch][index], target)
 
 
 def check_pools(what: str, grid_from: Grid, grid_to: Grid) -> None:
@@ -162,7 +185,16 @@ def _windowed_gram(tokens: Tensor, kernel: TokenKernel, windows: Tensor | None) 
     return kernel.of_unit_tokens(tokens).flatten(1)
 
 
-def _check_slices(branch: str, sources: tuple[Grid, ...], targets: tuple[Grid, ...]) -> None:
+def _kept_slices(branch: str, grids_from: Grids, grids_to: Grids) -> list[int]:
+    """Which slices of `grids_from` belong to modalities of `grids_to`: where they differ, fusion has one for each."""
+    given, wanted = modalities_of(grids_from), modalities_of(grids_to)
+    slices = list(range(len(grids_from[branch])))
+    if branch != "fusion" or len(given) != len(slices):
+        return slices
+    return [index for index in slices if given[index] in wanted]
+
+
+def _check_slices(branch: str, sources: Sequence[Any], targets: tuple[Grid, ...]) -> None:
     if len(sources) != len(targets):
         raise ValueError(
             f"{branch} branch: the student's tokens lie on {len(targets)} grids, the teacher's on {len(sources)}; "

@@ -22,6 +22,23 @@ def test_defaults_describe_the_published_model():
     assert (config.id2label[308], config.label2id["LABEL_308"]) == ("LABEL_308", 308)
 
 
+@pytest.mark.parametrize(
+    ("modality", "grid", "inputs"),
+    [("audio", (8, 64), {"input_values": (1024, 128)}), ("visual", (14, 14), {"pixel_values": (3, 224, 224)})],
+)
+def test_one_modality_is_described_alone(modality, grid, inputs, tmp_path):
+    CavMaeConfig(modalities=[modality]).save_pretrained(tmp_path)
+    config = CavMaeConfig.from_pretrained(tmp_path)
+    assert config.modalities == (modality,)
+    assert config.branch_grids == {modality: (grid,), "fusion": (grid,)}
+    assert config.branch_widths == {modality: 768, "fusion": 768}
+    assert config.input_shapes == inputs
+
+
+def test_sound_comes_first_in_whatever_order_modalities_are_named():
+    assert CavMaeConfig(modalities=["visual", "audio"]).modalities == ("audio", "visual")
+
+
 @pytest.mark.parametrize(("name", "width", "heads"), [("base", 768, 12), ("small", 384, 6), ("tiny", 192, 3)])
 def test_presets(name, width, heads):
     config = CavMaeConfig.from_preset(name, audio_length=512, num_labels=10)
@@ -49,6 +66,9 @@ def test_unknown_preset_names_the_known_ones():
         ({"joint_depth": 0}, "joint_depth must be at least 1 but is 0"),
         ({"patch_size": 0}, "patch_size must be at least 1 but is 0"),
         ({"single_modality_mode": "audio"}, "single_modality_mode"),
+        ({"modalities": []}, r"must name audio, visual or both, once each, but is \[\]"),
+        ({"modalities": ["sound"]}, r"must name audio, visual or both, once each, but is \['sound'\]"),
+        ({"modalities": ["audio", "audio"]}, r"once each, but is \['audio', 'audio'\]"),
         ({"hidden_size": "768"}, "expected int, got str"),
     ],
 )

@@ -23,6 +23,20 @@ class TestSize:
         assert sum(parameter.numel() for parameter in model.parameters()) == expected
         assert model.num_parameters() == expected
 
+    @pytest.mark.parametrize(("modality", "patch"), [("audio", 16 * 16), ("visual", 3 * 16 * 16)])
+    def test_one_modality_carries_nothing_of_the_other(self, modality, patch):
+        """By hand: embeddings, eleven layers and a joint one with two norms each, the last norm and the head."""
+        config = CavMaeConfig.from_preset("tiny", modalities=[modality])
+        with torch.device("meta"):
+            model = CavMaeForAudioVisualClassification(config)
+        width, tokens = 192, math.prod(getattr(config, f"{modality}_grid"))
+        embeddings = (patch + 1 + tokens + 1) * width
+        layer = 2 * 2 * width + (3 * width + width) * (width + 1) + 4 * width * (width + 1) + width * (4 * width + 1)
+        head = 2 * width + 309 * (width + 1)
+        assert model.num_parameters() == embeddings + 12 * layer + 2 * width + head
+        other = "visual" if modality == "audio" else "audio"
+        assert not [name for name, _ in model.named_parameters() if other in name or "layernorm_" + modality in name]
+
 
 class TestInitialisation:
     @pytest.mark.parametrize(("branch", "grid"), [("audio", (8, 4)), ("visual", (2, 2))])
@@ -155,6 +169,58 @@ class TestForward:
     def test_wrong_inputs_are_named(self, tiny_model, inputs, message):
         with pytest.raises(ValueError, match=message):
             tiny_model(**inputs)
+
+
+class TestOneModality:
+    @pytest.fixture(params=["audio", "visual"])
+    def modality(self, request) -> str:
+        return request.param
+
+    @pytest.fixture
+    def model(self, modality, tiny_config) -> CavMaeForAudioVisualClassification:
+        torch.manual_seed(0)
+        return CavMaeForAudioVisualClassification(tiny_config(modalities=[modality])).eval()
+
+    @pytest.fixture
+    def inputs(self, model, tiny_inputs) -> dict[str, torch.Tensor]:
+        return {name: tiny_inputs[name] for name in model.config.input_shapes}
+
+    def test_two_branches_and_the_logits_of_the_fused_one(self, model, modality, inputs):
+        output = model(**inputs, output_tokens=True)
+        counts = {"audio": 8, "visual": 4}
+        assert output[f"{modality}_tokens"].shape == output.fusion_tokens.shape == (3, counts[modality], 16)
+        assert {"audio_tokens", "visual_tokens"} & set(output) == {f"{modality}_tokens"}
+        joint = model.cav_mae.joint_layers[0](output[f"{modality}_tokens"])
+        assert torch.equal(output.fusion_tokens, model.cav_mae.layernorm(joint))
+        assert torch.equal(output.logits, model.classifier(output.fusion_tokens.mean(dim=1)))
+        assert torch.equal(model(**inputs, single_modality_mode="only").logits, output.logits)
+
+    def test_is_the_shared_path_of_a_model_with_both(self, model, modality, inputs, tiny_model):
+        model.load_state_dict({name: tiny_model.state_dict()[name] for name in model.state_dict()})
+        tokens = tiny_model(**inputs, output_tokens=True)[f"{modality}_tokens"]
+        shared = tiny_model.cav_mae.layernorm(tiny_model.cav_mae.joint_layers[0](tokens))
+        torch.testing.assert_close(model(**inputs, output_tokens=True).fusion_tokens, shared)
+
+    def test_everything_learns(self, model, inputs):
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        model.train()(**inputs, labels=torch.tensor([0, 1, 2])).loss.backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+
+    def test_the_other_input_is_refused(self, model, modality, tiny_inputs):
+        other = next(name for name in tiny_inputs if name not in model.config.input_shapes)
+        message = f"a model of {modality} alone takes no {other}; give it {model.main_input_name} only"
+        for inputs in (tiny_inputs, {other: tiny_inputs[other]}):
+            with pytest.raises(ValueError, match=message):
+                model(**inputs)
+        with pytest.raises(ValueError, match=f"neither .* nor .*; this model takes {model.main_input_name}"):
+            model()
+
+    def test_saved_and_loaded(self, model, inputs, tmp_path):
+        model.save_pretrained(tmp_path)
+        loaded, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+        assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
+        assert loaded.get_input_embeddings().projection.weight.shape[0] == 16
 
 
 class TestLoss:

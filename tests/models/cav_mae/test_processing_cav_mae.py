@@ -192,6 +192,22 @@ class TestProcessor:
         with pytest.raises(ValueError, match=message):
             processor(**inputs)
 
+    @pytest.mark.parametrize(
+        ("modality", "taken", "refused"),
+        [("audio", "audio", {"images": formula_picture(20, 30)}), ("visual", "images", {"audio": np.zeros(800)})],
+    )
+    def test_one_modality_takes_nothing_of_the_other(self, tiny_config, modality, taken, refused):
+        processor = CavMaeProcessor.from_config(tiny_config(modalities=[modality]))
+        with pytest.raises(ValueError, match=f"takes no {next(iter(refused))}; pass {taken} alone"):
+            processor(**refused, sampling_rate=SECOND)
+        with pytest.raises(ValueError, match=f"nothing to process; pass {taken} or clips"):
+            processor()
+
+    @pytest.mark.parametrize("modalities", [[], ["sound"]])
+    def test_unknown_modalities_are_refused(self, modalities):
+        with pytest.raises(ValueError, match="modalities must name audio, visual or both"):
+            CavMaeProcessor(CavMaeFeatureExtractor(), CavMaeImageProcessor(), modalities)
+
     def test_resampling_on_request(self, processor):
         inputs = processor(audio=formula_waveform(8000), sampling_rate=8000, resample=True, return_tensors="pt")
         assert inputs.input_values.shape == (1, 32, 16)
@@ -262,6 +278,19 @@ class TestClips:
         pictureless = self.write(tmp_path / "pictureless.mp4", None, formula_waveform(44100, 44100))
         assert set(processor(clips=soundless)) == {"pixel_values"}
         assert set(processor(clips=pictureless)) == {"input_values"}
+
+    @pytest.mark.parametrize(("modality", "name"), [("audio", "input_values"), ("visual", "pixel_values")])
+    def test_one_modality_reads_its_own_stream(self, clip, tiny_config, frames, tmp_path, modality, name):
+        config = tiny_config(modalities=[modality])
+        CavMaeProcessor.from_config(config).save_pretrained(tmp_path)
+        processor = CavMaeProcessor.from_pretrained(tmp_path)
+        assert set(processor(clips=clip)) == {name} == set(processor.model_input_names)
+        both = CavMaeProcessor.from_config(tiny_config())(clips=clip)
+        np.testing.assert_array_equal(processor(clips=clip)[name], both[name])
+        sound = None if modality == "audio" else formula_waveform(44100, 44100)
+        lacking = self.write(tmp_path / "lacking.mp4", frames if modality == "audio" else None, sound)
+        with pytest.raises(ValueError, match="nothing to process"):
+            processor(clips=lacking)
 
     def test_one_batch_cannot_mix(self, processor, frames, clip, tmp_path):
         soundless = self.write(tmp_path / "soundless.mp4", frames, None)

@@ -12,6 +12,7 @@ PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 192, "num_attention_heads": 3},
 }
 VGGSOUND_CLASSES = 309
+MODALITIES = ("audio", "visual")
 
 
 @strict
@@ -49,7 +50,12 @@ class CavMaeConfig(PreTrainedConfig):
             What to do when only one input is given. `"missing"` averages the joint layers' two paths, shared norms and
             modality norms, for a model trained on both modalities (official `missingaudioonly`, `missingvideoonly`);
             `"only"` uses the modality norms alone, for one fine-tuned on a single modality (official `audioonly`,
-            `videoonly`).
+            `videoonly`). Without effect where `modalities` names one.
+        modalities (`list[str]`, *optional*, defaults to `["audio", "visual"]`):
+            What the model hears and sees. With one of the two it has no layers and no norms for the other and takes no
+            input of it: the tokens of its own branch pass through the joint layers with their shared norms, and its
+            fusion tokens are those of the one modality. The sizes of the other input stay, unused. Not in the official
+            code, whose models carry both branches whatever they were fine-tuned on.
         num_labels (`int`, *optional*, defaults to 309):
             Number of classes, named `LABEL_0`, `LABEL_1`, ... unless `id2label` is given.
 
@@ -89,8 +95,11 @@ class CavMaeConfig(PreTrainedConfig):
     num_mel_bins: int = 128
     image_size: int = 224
     single_modality_mode: Literal["missing", "only"] = "missing"
+    modalities: list[str] | tuple[str, ...] = MODALITIES
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.modalities, list | tuple):  # JSON has no tuples
+            self.modalities = tuple(sorted(self.modalities))
         if self.id2label is None:
             kwargs.setdefault("num_labels", VGGSOUND_CLASSES)
         super().__post_init__(**kwargs)
@@ -127,22 +136,24 @@ class CavMaeConfig(PreTrainedConfig):
 
     @property
     def branch_grids(self) -> dict[str, tuple[tuple[int, int], ...]]:
-        """Grids that the tokens of each branch lie on, in the order of the tokens."""
-        audio, visual = self.audio_grid, self.visual_grid
-        return {"audio": (audio,), "visual": (visual,), "fusion": (audio, visual)}
+        """Grids that the tokens of each branch lie on, in the order of the tokens; sound first in fusion."""
+        grids = {"audio": self.audio_grid, "visual": self.visual_grid}
+        own = {modality: (grids[modality],) for modality in self.modalities}
+        return {**own, "fusion": tuple(grids[modality] for modality in self.modalities)}
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each input of the model for one clip, without the batch."""
-        return {
-            "input_values": (self.audio_length, self.num_mel_bins),
-            "pixel_values": (3, self.image_size, self.image_size),
+        """Shape of each input that the model takes for one clip, without the batch."""
+        shapes = {
+            "audio": ("input_values", (self.audio_length, self.num_mel_bins)),
+            "visual": ("pixel_values", (3, self.image_size, self.image_size)),
         }
+        return dict(shapes[modality] for modality in self.modalities)
 
     @property
     def branch_widths(self) -> dict[str, int]:
         """Width of the tokens of each branch."""
-        return {"audio": self.hidden_size, "visual": self.hidden_size, "fusion": self.hidden_size}
+        return dict.fromkeys((*self.modalities, "fusion"), self.hidden_size)
 
     @property
     def intermediate_size(self) -> int:
@@ -168,6 +179,8 @@ class CavMaeConfig(PreTrainedConfig):
                 f"hidden_size {self.hidden_size} is not divisible by 4, which the sine and cosine position embeddings "
                 "of two axes need; choose a multiple of 4."
             )
+        if self.modalities not in (MODALITIES, *((modality,) for modality in MODALITIES)):
+            raise ValueError(f"modalities must name audio, visual or both, once each, but is {list(self.modalities)}.")
         for name in ("audio_length", "num_mel_bins", "image_size"):
             self._validate_patches(name)
 

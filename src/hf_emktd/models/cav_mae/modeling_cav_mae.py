@@ -35,9 +35,9 @@ class CavMaeModelOutput(ModelOutput):
         visual_tokens (`torch.Tensor` of shape `(batch_size, visual_tokens, hidden_size)`, *optional*):
             Output of the visual branch's own last layer, no norm applied; `None` without a picture.
         fusion_tokens (`torch.Tensor` of shape `(batch_size, audio_tokens + visual_tokens, hidden_size)`, *optional*):
-            Output of the joint layers after the final norm, audio tokens first; `None` unless both inputs are given.
-            The EM-KTD paper takes tokens from the last layer of each branch and is silent on the norm; after it is
-            where the classifier reads them.
+            Output of the joint layers after the final norm, audio tokens first; `None` unless all the model's inputs
+            are given. Of a model with one modality its tokens alone. The EM-KTD paper takes tokens from the last layer
+            of each branch and is silent on the norm; after it is where the classifier reads them.
         audio_hidden_states, visual_hidden_states, fusion_hidden_states (`tuple[torch.Tensor]`, *optional*):
             With `output_hidden_states=True`: input of a branch's first layer, then the output of each of its layers.
     """
@@ -72,6 +72,12 @@ class CavMaeClassifierOutput(ModelOutput):
     audio_hidden_states: tuple[torch.Tensor, ...] | None = None
     visual_hidden_states: tuple[torch.Tensor, ...] | None = None
     fusion_hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+def norm_suffixes(config: CavMaeConfig) -> tuple[str, ...]:
+    """Ends of the names of a layer's norms: shared ones and, in a model with two modalities, some of each."""
+    own = [f"_{modality}" for modality in config.modalities]
+    return ("", *own) if len(own) > 1 else ("",)
 
 
 def sincos_position_embeddings(width: int, grid: tuple[int, int]) -> torch.Tensor:
@@ -172,14 +178,15 @@ class CavMaeLayer(GradientCheckpointingLayer):
     Pre-norm transformer layer with three pairs of norms: shared, audio and visual.
 
     Only a joint layer ever uses the modality norms. The layers of the audio and of the visual branch carry them too,
-    as the official checkpoints do, but frozen: they never receive a gradient, which DDP would wait for.
+    as the official checkpoints do, but frozen: they never receive a gradient, which DDP would wait for. A model with
+    one modality has the shared pair alone.
     """
 
     def __init__(self, config: CavMaeConfig, joint: bool):
         super().__init__()
         self.joint = joint
         for position in ("before", "after"):
-            for suffix in ("", "_audio", "_visual"):
+            for suffix in norm_suffixes(config):
                 norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
                 self.add_module(f"layernorm_{position}{suffix}", norm)
         self.attention = CavMaeAttention(config)
@@ -188,10 +195,9 @@ class CavMaeLayer(GradientCheckpointingLayer):
 
     def freeze_unused_norms(self) -> None:
         """Freezes the modality norms unless this is a joint layer."""
-        if not self.joint:
-            for modality in ("audio", "visual"):
-                for norm in self._norms(modality):
-                    norm.requires_grad_(False)
+        for name, norm in self.named_children():
+            if not self.joint and name.endswith(("_audio", "_visual")):
+                norm.requires_grad_(False)
 
     def _norms(self, modality: str | None) -> tuple[nn.Module, nn.Module]:
         if modality == "audio":
@@ -218,6 +224,10 @@ class CavMaePreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+
+    def __init__(self, config: CavMaeConfig):
+        super().__init__(config)
+        self.main_input_name = next(iter(config.input_shapes))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -250,23 +260,23 @@ class CavMaePreTrainedModel(PreTrainedModel):
 
 
 class CavMaeModel(CavMaePreTrainedModel):
-    """The three branches of CAV-MAE without a head; see [`CavMaeModelOutput`]."""
+    """The branches of CAV-MAE without a head, three or, with one modality, two; see [`CavMaeModelOutput`]."""
 
     def __init__(self, config: CavMaeConfig):
         super().__init__(config)
-        self.audio_embeddings = CavMaeEmbeddings(config, 1, config.audio_grid)
-        self.visual_embeddings = CavMaeEmbeddings(config, 3, config.visual_grid)
-        own_depth = range(config.modality_specific_depth)
-        self.audio_layers = nn.ModuleList(CavMaeLayer(config, joint=False) for _ in own_depth)
-        self.visual_layers = nn.ModuleList(CavMaeLayer(config, joint=False) for _ in own_depth)
+        inputs = {"audio": (1, config.audio_grid), "visual": (3, config.visual_grid)}
+        for modality in config.modalities:
+            self.add_module(f"{modality}_embeddings", CavMaeEmbeddings(config, *inputs[modality]))
+        for modality in config.modalities:
+            layers = (CavMaeLayer(config, joint=False) for _ in range(config.modality_specific_depth))
+            self.add_module(f"{modality}_layers", nn.ModuleList(layers))
         self.joint_layers = nn.ModuleList(CavMaeLayer(config, joint=True) for _ in range(config.joint_depth))
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layernorm_audio = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layernorm_visual = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        for suffix in norm_suffixes(config):
+            self.add_module(f"layernorm{suffix}", nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.audio_embeddings.patch_embeddings
+        return self.get_submodule(f"{self.config.modalities[0]}_embeddings.patch_embeddings")
 
     def forward(
         self,
@@ -283,14 +293,15 @@ class CavMaeModel(CavMaePreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(batch_size, 3, image_size, image_size)`, *optional*):
                 Normalised pictures from [`CavMaeImageProcessor`]. At least one of the two inputs must be given.
             single_modality_mode (`str`, *optional*):
-                `"missing"` or `"only"`; by default the configuration's. Used when one input is absent.
+                `"missing"` or `"only"`; by default the configuration's. Used when one of two inputs is absent.
             output_hidden_states (`bool`, *optional*):
                 Whether to return the hidden states of each branch.
             return_dict (`bool`, *optional*):
                 Whether to return a [`CavMaeModelOutput`] instead of a tuple.
 
         Raises:
-            `ValueError`: if both inputs are absent or one has a shape the position embeddings do not fit.
+            `ValueError`: if both inputs are absent, one has a shape the position embeddings do not fit, or one is of a
+                modality that the model lacks.
         """
         self._check_inputs(input_values, pixel_values)
         keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -302,9 +313,9 @@ class CavMaeModel(CavMaePreTrainedModel):
             visual_states = self._run_layers(self.visual_layers, self.visual_embeddings(pixel_values), keep=keep)
 
         fusion_tokens = None
-        if audio_states is not None and visual_states is not None:
-            joint = torch.cat((audio_states[-1], visual_states[-1]), dim=1)
-            fusion_states = self._run_layers(self.joint_layers, joint, keep=keep)
+        own_tokens = [states[-1] for states in (audio_states, visual_states) if states is not None]
+        if len(own_tokens) == len(self.config.modalities):
+            fusion_states = self._run_layers(self.joint_layers, torch.cat(own_tokens, dim=1), keep=keep)
             fusion_tokens = self.layernorm(fusion_states[-1])
             pooled = fusion_tokens.mean(dim=1)
         elif audio_states is not None:
@@ -336,7 +347,7 @@ class CavMaeModel(CavMaePreTrainedModel):
         return states
 
     def _pool_single(self, tokens: torch.Tensor, modality: str, mode: str | None) -> torch.Tensor:
-        """Pooled vector `(batch, hidden_size)` of one modality alone."""
+        """Pooled vector `(batch, hidden_size)` of one of two modalities alone."""
         mode = self.config.single_modality_mode if mode is None else mode
         if mode not in ("missing", "only"):
             raise ValueError(f"single_modality_mode must be 'missing' or 'only' but is {mode!r}.")
@@ -348,8 +359,8 @@ class CavMaeModel(CavMaePreTrainedModel):
         return (shared + pooled) / 2
 
     def _check_inputs(self, input_values: torch.Tensor | None, pixel_values: torch.Tensor | None) -> None:
-        if input_values is None and pixel_values is None:
-            raise ValueError("CAV-MAE got neither input_values nor pixel_values; give it at least one of the two.")
+        given = {"input_values": input_values, "pixel_values": pixel_values}
+        self._check_modalities([name for name, value in given.items() if value is not None])
         audio_shape = (self.config.audio_length, self.config.num_mel_bins)
         if input_values is not None and tuple(input_values.shape[1:]) != audio_shape:
             raise ValueError(
@@ -363,6 +374,18 @@ class CavMaeModel(CavMaePreTrainedModel):
                 f"pixel_values must be (batch, {', '.join(map(str, image_shape))}) but are "
                 f"{tuple(pixel_values.shape)}; the model sees one frame at a time (run it per frame and average the "
                 "softmax), of the size that CavMaeProcessor.from_config(model.config) makes."
+            )
+
+    def _check_modalities(self, given: list[str]) -> None:
+        taken = list(self.config.input_shapes)
+        if not given:
+            raise ValueError(
+                f"CAV-MAE got neither input_values nor pixel_values; this model takes {' or '.join(taken)}."
+            )
+        if unread := [name for name in given if name not in taken]:
+            raise ValueError(
+                f"a model of {self.config.modalities[0]} alone takes no {unread[0]}; give it {taken[0]} only, as "
+                "CavMaeProcessor.from_config(model.config) makes them."
             )
 
 
@@ -380,7 +403,7 @@ class CavMaeClassificationHead(nn.Module):
 
 class CavMaeForAudioVisualClassification(CavMaePreTrainedModel):
     """
-    CAV-MAE with a classification head on the mean of the joint tokens. Either input may be absent.
+    CAV-MAE with a classification head on the mean of the joint tokens. Either of two inputs may be absent.
 
     A batch with both inputs leaves the modality norms (`layernorm_audio`, `layernorm_visual` and those of the joint
     layers) without a gradient, as in the official code. DDP therefore needs `find_unused_parameters=True`, which the
@@ -412,7 +435,7 @@ class CavMaeForAudioVisualClassification(CavMaePreTrainedModel):
             labels (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_labels)`, *optional*):
                 Class ids (int64), or class probabilities (float, after mixup or label smoothing): cross entropy.
             single_modality_mode (`str`, *optional*):
-                `"missing"` or `"only"`; by default the configuration's. Used when one input is absent.
+                `"missing"` or `"only"`; by default the configuration's. Used when one of two inputs is absent.
             output_tokens (`bool`, *optional*, defaults to `False`):
                 Whether to return the tokens of the three branches.
             output_hidden_states (`bool`, *optional*):
@@ -421,7 +444,7 @@ class CavMaeForAudioVisualClassification(CavMaePreTrainedModel):
                 Whether to return a [`CavMaeClassifierOutput`] instead of a tuple.
 
         Raises:
-            `ValueError`: if both inputs are absent or a shape does not fit.
+            `ValueError`: as [`CavMaeModel.forward`].
         """
         outputs = self.cav_mae(
             input_values,

@@ -18,6 +18,8 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 
 WINDOW_SECONDS = 0.025
 SHIFT_SECONDS = 0.010
+# By modality the name of the input and what the processor is given for it.
+INPUTS = {"audio": ("input_values", "audio"), "visual": ("pixel_values", "images")}
 
 
 class CavMaeFeatureExtractor(SequenceFeatureExtractor):
@@ -285,6 +287,11 @@ class CavMaeProcessor(ProcessorMixin):
             For the sound.
         image_processor ([`CavMaeImageProcessor`]):
             For the picture.
+        modalities (`list[str]`, *optional*, defaults to `["audio", "visual"]`):
+            What the model takes; of media files nothing else is read.
+
+    Raises:
+        `ValueError`: if `modalities` names anything but audio, visual or both.
 
     Example:
 
@@ -299,8 +306,16 @@ class CavMaeProcessor(ProcessorMixin):
     {'input_values': (1, 1024, 128), 'pixel_values': (1, 3, 224, 224)}
     ```"""
 
-    def __init__(self, feature_extractor: CavMaeFeatureExtractor, image_processor: CavMaeImageProcessor):
+    def __init__(
+        self,
+        feature_extractor: CavMaeFeatureExtractor,
+        image_processor: CavMaeImageProcessor,
+        modalities: Sequence[str] = tuple(INPUTS),
+    ):
         super().__init__(feature_extractor, image_processor)
+        if not modalities or not set(modalities) <= set(INPUTS):
+            raise ValueError(f"modalities must name audio, visual or both but is {list(modalities)}.")
+        self.modalities = list(modalities)
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
@@ -308,6 +323,7 @@ class CavMaeProcessor(ProcessorMixin):
         return cls(
             CavMaeFeatureExtractor(num_mel_bins=config.num_mel_bins, audio_length=config.audio_length),
             CavMaeImageProcessor(image_size=config.image_size),
+            config.modalities,
         )
 
     def __call__(
@@ -343,10 +359,11 @@ class CavMaeProcessor(ProcessorMixin):
 
         Returns:
             [`BatchFeature`] with `input_values` and `pixel_values`; the key of an absent modality is absent, as with
-            clips that have no sound or no picture.
+            clips that have no sound or no picture, or of one that the model does not take.
 
         Raises:
-            `ValueError`: if there is nothing to process, or clips with and without a modality are mixed in one batch.
+            `ValueError`: if there is nothing to process, clips with and without a modality are mixed in one batch, or
+                `audio` or `images` are given for a model that does not take them.
             `MediaError`: if a clip cannot be read.
         """
         if clips is not None:
@@ -354,8 +371,7 @@ class CavMaeProcessor(ProcessorMixin):
                 raise ValueError("clips already carry sound and picture; pass either clips or audio and images.")
             audio, images = self._read_clips(clips, num_frames)
             sampling_rate = self.feature_extractor.sampling_rate
-        if audio is None and images is None:
-            raise ValueError("there is nothing to process; pass audio, images or clips.")
+        self._check_given(audio, images)
         features = BatchFeature()
         if audio is not None:
             features.update(self.feature_extractor(audio, sampling_rate, resample, return_tensors))
@@ -365,10 +381,19 @@ class CavMaeProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_values", "pixel_values"]
+        return [name for modality, (name, _) in INPUTS.items() if modality in self.modalities]
+
+    def _check_given(self, audio: Any, images: Any) -> None:
+        given = {"audio": audio is not None, "visual": images is not None}
+        wanted = ", ".join(argument for modality, (_, argument) in INPUTS.items() if modality in self.modalities)
+        if not any(given.values()):
+            raise ValueError(f"there is nothing to process; pass {wanted} or clips that have any.")
+        unread = [INPUTS[modality][1] for modality in given if given[modality] and modality not in self.modalities]
+        if unread:
+            raise ValueError(f"the model of this processor takes no {unread[0]}; pass {wanted} alone.")
 
     def _read_clips(self, clips: Any, num_frames: int | None) -> tuple[list | None, list | None]:
-        """Waveforms and frames of media files, `None` where no clip has any."""
+        """Waveforms and frames of media files, `None` where no clip has any or the model takes none."""
         try:
             from hf_emktd.data.media import read_clip
         except ImportError as error:
@@ -378,8 +403,9 @@ class CavMaeProcessor(ProcessorMixin):
             ) from error
         paths = [clips] if isinstance(clips, str | PathLike) else list(clips)
         rate = self.feature_extractor.sampling_rate
+        streams = {"read_audio": "audio" in self.modalities, "read_video": "visual" in self.modalities}
         count = 10 if num_frames is None else num_frames
-        read = [read_clip(path, sampling_rate=rate, num_frames=count) for path in paths]
+        read = [read_clip(path, sampling_rate=rate, num_frames=count, **streams) for path in paths]
         frames = [clip.frames for clip in read]
         if num_frames is None:
             frames = [None if every is None else every[len(every) // 2] for every in frames]
