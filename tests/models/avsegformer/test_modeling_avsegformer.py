@@ -159,6 +159,20 @@ class TestForward:
         for name in ("audio_tokens", "visual_tokens", "fusion_tokens"):
             torch.testing.assert_close(whole[name].chunk(3, dim=1)[1], second[name], msg=name)
 
+    def test_stages_are_those_of_the_picture_encoder(self, tiny_model, tiny_inputs):
+        output = tiny_model(**tiny_inputs, output_tokens=True)
+        stages, before = tiny_model.avsegformer.visual_encoder.encoder.layers, tiny_inputs["pixel_values"]
+        for index, (stage, width) in enumerate(zip(stages, tiny_model.config.stage_widths, strict=True)):
+            shape = (2, 3, width, *tiny_model.config.stage_grid(index + 1))
+            assert output.stage_embeddings[index].shape == output.stage_maps[index].shape == shape
+            embeddings, *grid = stage.patch_embedding(before.flatten(0, 1))
+            expected = embeddings.transpose(1, 2).reshape(6, width, *grid)
+            torch.testing.assert_close(output.stage_embeddings[index].flatten(0, 1), expected)
+            before = output.stage_maps[index]
+            assert not stage.patch_embedding._forward_hooks
+        last = output.stage_maps[-1].flatten(3).transpose(2, 3).flatten(1, 2)
+        torch.testing.assert_close(last, output.visual_tokens)
+
     def test_fusion_tokens_are_the_averaged_mask_feature(self, tiny_model, tiny_inputs):
         output = tiny_model(**tiny_inputs, output_tokens=True)
         expected = output.mask_features[1, 2, :, 4:8, 8:12].mean(dim=(1, 2))  # row 1, column 2 of the last frame
@@ -305,6 +319,18 @@ class TestGradients:
         assert len(forwards) == 2  # once, and once more in the backward pass
         for (name, parameter), other in zip(model.named_parameters(), expected.parameters(), strict=True):
             torch.testing.assert_close(parameter.grad, other.grad, msg=name)
+
+    def test_stages_pass_gradients_on_with_gradient_checkpointing(self, tiny_config, tiny_inputs):
+        torch.manual_seed(0)
+        model = AvSegFormerForAudioVisualSegmentation(tiny_config(dropout=0.0, vision_drop_path_rate=0.0)).train()
+        expected = copy.deepcopy(model)
+        model.activation_checkpointing_enable()
+        for each in (model, expected):
+            output = each(**tiny_inputs, output_tokens=True)
+            stages = (*output.stage_embeddings, *output.stage_maps, output.logits)
+            torch.stack([stage.square().mean() for stage in stages]).sum().backward()
+        for (name, parameter), other in zip(model.named_parameters(), expected.named_parameters(), strict=True):
+            torch.testing.assert_close(parameter.grad, other[1].grad, msg=name)
 
     def test_gradient_equals_finite_differences(self, tiny_config):
         torch.manual_seed(0)

@@ -120,6 +120,8 @@ class AvSegFormerConfig(PreTrainedConfig):
         "audio_tokens",
         "visual_tokens",
         "fusion_tokens",
+        "stage_embeddings",
+        "stage_maps",
     ]
 
     vision_hidden_sizes: Sizes = (64, 128, 320, 512)
@@ -213,6 +215,11 @@ class AvSegFormerConfig(PreTrainedConfig):
             "visual": self.vision_hidden_sizes[self.visual_token_stage - 1],
             "fusion": self.hidden_size,
         }
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Width of each stage of the picture encoder."""
+        return tuple(self.vision_hidden_sizes)
 
     @property
     def mask_grid(self) -> tuple[int, int]:

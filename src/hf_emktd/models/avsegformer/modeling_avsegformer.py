@@ -48,6 +48,10 @@ class AvSegFormerModelOutput(ModelOutput):
         fusion_tokens (`torch.Tensor` of shape `(batch_size, frames * rows * columns, hidden_size)`, *optional*):
             With `output_tokens=True`; of what, `config.fusion_token_source` says. No source of the EM-KTD paper
             tells which tokens it compares in segmentation, so all three are choices of this package.
+        stage_embeddings, stage_maps (`tuple[torch.Tensor]`, *optional*):
+            With `output_tokens=True`, four of shape `(batch_size, frames, width, rows, columns)` each: the patch
+            embeddings that each stage of the picture encoder starts from, and its normalised result. The widths are
+            `config.stage_widths`.
     """
 
     mask_features: torch.Tensor | None = None
@@ -55,6 +59,8 @@ class AvSegFormerModelOutput(ModelOutput):
     audio_tokens: torch.Tensor | None = None
     visual_tokens: torch.Tensor | None = None
     fusion_tokens: torch.Tensor | None = None
+    stage_embeddings: tuple[torch.Tensor, ...] | None = None
+    stage_maps: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -67,7 +73,7 @@ class AvSegFormerSegmenterOutput(ModelOutput):
             Mask loss and weighted auxiliary loss, returned when `labels` are given.
         logits (`torch.Tensor` of shape `(batch_size, frames, image_size, image_size)`):
             Scores before the sigmoid: positive where a pixel sounds.
-        mask_features, audio_tokens, visual_tokens, fusion_tokens:
+        mask_features, audio_tokens, visual_tokens, fusion_tokens, stage_embeddings, stage_maps:
             See [`AvSegFormerModelOutput`].
     """
 
@@ -77,6 +83,8 @@ class AvSegFormerSegmenterOutput(ModelOutput):
     audio_tokens: torch.Tensor | None = None
     visual_tokens: torch.Tensor | None = None
     fusion_tokens: torch.Tensor | None = None
+    stage_embeddings: tuple[torch.Tensor, ...] | None = None
+    stage_maps: tuple[torch.Tensor, ...] | None = None
 
 
 def dice_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -593,7 +601,7 @@ class AvSegFormerModel(AvSegFormerPreTrainedModel):
         dtype = self.audio_projection.weight.dtype
         sound_map, embeddings = self.audio_encoder(input_values.flatten(0, 1).to(dtype))
         sound = self.audio_projection(embeddings).unsqueeze(1)
-        maps = self.visual_encoder(pixel_values.flatten(0, 1).to(dtype), return_dict=True).feature_maps
+        patches, maps = self._stages(pixel_values.flatten(0, 1).to(dtype), output_tokens)
         projected = [project(each) for project, each in zip(self.input_projections, maps, strict=True)]
         memory = self.encoder(projected[1:])
         queries = self.query_generator(sound) + self.queries.weight
@@ -605,11 +613,31 @@ class AvSegFormerModel(AvSegFormerPreTrainedModel):
             audio = {"convolution": sound_map, "embedding": embeddings, "projection": sound[:, 0]}
             fusion = {"mask_feature": features, "queries": queries}
             tokens = self._tokens(audio, maps, fusion, len(pixel_values))
+            for name, stages in (("stage_embeddings", patches), ("stage_maps", maps)):
+                tokens[name] = tuple(each.unflatten(0, clips) for each in stages)
         output = AvSegFormerModelOutput(
             mask_features=features.unflatten(0, clips), query_states=queries.unflatten(0, clips), **tokens
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
+
+    def _stages(
+        self, pixels: torch.Tensor, with_embeddings: bool
+    ) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+        """Patch embeddings, if wanted, and normalised maps of each stage, `(frames, width, rows, columns)`."""
+        embeddings: list[torch.Tensor] = []
+
+        def keep(module: nn.Module, inputs: tuple, output: tuple[torch.Tensor, int, int]) -> None:
+            tokens, rows, columns = output
+            embeddings.append(tokens.transpose(1, 2).unflatten(2, (rows, columns)))
+
+        stages = self.visual_encoder.encoder.layers if with_embeddings else []
+        hooks = [stage.patch_embedding.register_forward_hook(keep) for stage in stages]
+        try:
+            return embeddings, self.visual_encoder(pixels, return_dict=True).feature_maps
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _finest_map(self, first: torch.Tensor, second: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
         """First stage and enlarged encoded second stage in one map `(frames, hidden_size, rows, columns)`."""
@@ -698,6 +726,8 @@ class AvSegFormerForAudioVisualSegmentation(AvSegFormerPreTrainedModel):
             audio_tokens=outputs.audio_tokens,
             visual_tokens=outputs.visual_tokens,
             fusion_tokens=outputs.fusion_tokens,
+            stage_embeddings=outputs.stage_embeddings,
+            stage_maps=outputs.stage_maps,
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
