@@ -12,6 +12,8 @@ from ..distillation.objectives import OBJECTIVES_OF_TASK
 from ..distillation.token_distillation import BRANCHES
 from .objectives import ALL_OBJECTIVES, build_objectives
 
+BALANCES = ("none", "gradient")
+
 
 @dataclass
 class AudioVisualTrainingArguments(TrainingArguments):
@@ -148,6 +150,16 @@ class DistillationArguments(AudioVisualTrainingArguments):
         default=0.5,
         metadata={"help": "Lambda of the branch weight exp(-lambda * entropy in nats). Not given in the paper."},
     )
+    balance: str = field(
+        default="none",
+        metadata={
+            "help": "'gradient' weights every objective so that its gradient on the student's tokens is balance_share "
+            "times as long as that of the labels, measured in the first steps; weights of objectives then do not "
+            "matter. 'none' keeps their weights, as in the paper."
+        },
+    )
+    balance_share: float = field(default=1.0, metadata={"help": "Of balance=gradient: 1 pulls as hard as the labels."})
+    balance_steps: int = field(default=50, metadata={"help": "Of balance=gradient: steps that are measured."})
     calibration_clips: int = field(
         default=256, metadata={"help": "Clips on which ktd_scale='teacher_spread' is measured before training."}
     )
@@ -159,6 +171,7 @@ class DistillationArguments(AudioVisualTrainingArguments):
         _check_constants(self)
         if self.task_weight < 0:
             raise ValueError(f"task_weight must not be negative, got {self.task_weight}.")
+        _check_balance(self)
         if self.calibration_clips < 1:
             raise ValueError(f"calibration_clips must be at least 1, got {self.calibration_clips}.")
         super().__post_init__()
@@ -172,6 +185,15 @@ def _check_objective(names: list[str]) -> None:
         )
     if len(set(names)) < len(names):
         raise ValueError(f"objective: {', '.join(names)} names one twice; change its weight instead.")
+
+
+def _check_balance(args: DistillationArguments) -> None:
+    if args.balance not in BALANCES:
+        raise ValueError(f"unknown balance {args.balance!r}; known are {', '.join(BALANCES)}.")
+    if not args.balance_share > 0:
+        raise ValueError(f"balance_share must be positive, got {args.balance_share}.")
+    if args.balance_steps < 1:
+        raise ValueError(f"balance_steps must be at least 1, got {args.balance_steps}.")
 
 
 def _check_constants(args: DistillationArguments) -> None:

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from transformers import TrainerCallback
 
+from .balance import GradientBalance
+
 OBJECTIVES_FILE = "objectives.safetensors"
 SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP)
 
@@ -55,8 +57,8 @@ def add_to_optimizer(optimizer: torch.optim.Optimizer, objectives: nn.ModuleList
 
 
 def save_objectives(objectives: nn.ModuleList, folder: str | Path) -> None:
-    """Writes parameters and buffers beside the optimiser's state, if there are parameters."""
-    if any(True for _ in objectives.parameters()):
+    """Writes parameters and buffers beside the optimiser's state, if any of them came of training."""
+    if _learns(objectives):
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in objectives.state_dict().items()}
         save_file(state, Path(folder) / OBJECTIVES_FILE)
 
@@ -69,7 +71,7 @@ def load_objectives(objectives: nn.ModuleList, folder: str | Path) -> None:
         ValueError: if the checkpoint is of a run with other objectives.
     """
     path = Path(folder) / OBJECTIVES_FILE
-    if not any(True for _ in objectives.parameters()):
+    if not _learns(objectives):
         return
     state: dict[str, Tensor] = load_file(path) if path.is_file() else {}
     own = {name: tensor.shape for name, tensor in objectives.state_dict().items()}
@@ -80,6 +82,10 @@ def load_objectives(objectives: nn.ModuleList, folder: str | Path) -> None:
             "started with, or start anew."
         )
     objectives.load_state_dict(state)
+
+
+def _learns(objectives: nn.ModuleList) -> bool:
+    return any(isinstance(module, GradientBalance) or any(True for _ in module.parameters()) for module in objectives)
 
 
 def _average_gradient(parameter: nn.Parameter) -> None:

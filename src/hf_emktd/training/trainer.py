@@ -20,8 +20,9 @@ from transformers.utils import ModelOutput
 from ..data.augmentation import balanced_sample_weights
 from ..distillation.kernel_choice import choose_kernel
 from ..distillation.objectives import DistillationObjective
-from ..distillation.teacher import LiveTeacher, TeacherSignal, check_compatible
+from ..distillation.teacher import LiveTeacher, TeacherSignal, branch_tokens, check_compatible
 from .arguments import AudioVisualTrainingArguments, DistillationArguments
+from .balance import GradientBalance
 from .freezing import FreezeParts, freeze_parts
 from .loss_log import LossLog
 from .objective_state import (
@@ -223,11 +224,14 @@ class EMKTDTrainer(AudioVisualTrainer):
         super().__init__(model=model, args=args, **kwargs)
         self.objectives = nn.ModuleList(objectives).to(self.args.device)
         self.teacher = prepare_frozen(self.accelerator, teacher) if objectives else None
-        self.needs_tokens = any(objective.requires_tokens for objective in objectives)
+        self.is_balanced = args.balance == "gradient" and bool(objectives)
+        self.needs_tokens = self.is_balanced or any(objective.requires_tokens for objective in objectives)
         self.kernel_scores: dict[str, float] = {}
         check_backend(self.accelerator, self.objectives)
         share_gradients(self.objectives)
         self.add_callback(ClearGradients(self.objectives))
+        self.balance = GradientBalance([objective.name for objective in objectives], args.balance_share)
+        self.balance.to(self.args.device)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
         """As [`AudioVisualTrainer.train`], after `calibrate`."""
@@ -268,11 +272,28 @@ class EMKTDTrainer(AudioVisualTrainer):
         parts, branch_weights = {name: self.args.task_weight * part for name, part in on_labels.items()}, {}
         if self.teacher is not None:
             signal = self.teacher(**inputs)
+            distilled = {objective.name: objective(outputs, signal, inputs["labels"]) for objective in self.objectives}
+            for objective_parts in self.balanced(distilled, parts, outputs).values():
+                parts.update(objective_parts)
             for objective in self.objectives:
-                parts.update(objective(outputs, signal, inputs["labels"]))
                 branch_weights.update(objective.branch_weights(signal))
         used = {branch: w for branch, w in branch_weights.items() if getattr(outputs, f"{branch}_tokens") is not None}
         return parts, used, outputs
+
+    def balanced(
+        self, distilled: dict[str, dict[str, Tensor]], on_labels: dict[str, Tensor], outputs: ModelOutput
+    ) -> dict[str, dict[str, Tensor]]:
+        """The parts of every objective, weighted by [`~training.balance.GradientBalance`] where `balance` asks."""
+        if not self.is_balanced:
+            return distilled
+        if self.state.global_step < self.args.balance_steps:
+            losses = {name: torch.stack(list(parts.values())).sum() for name, parts in distilled.items()}
+            tokens = [tokens for tokens in branch_tokens(outputs).values() if tokens.requires_grad]
+            self.balance.measure(torch.stack(list(on_labels.values())).sum(), losses, tokens)
+        factors = self.balance.factors()
+        return {
+            name: {part: factors[name] * value for part, value in parts.items()} for name, parts in distilled.items()
+        }
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As [`AudioVisualTrainer.create_optimizer`], with the parameters of the objectives."""
@@ -284,13 +305,16 @@ class EMKTDTrainer(AudioVisualTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.args.should_save:
-            save_objectives(self.objectives, output_dir)
+            save_objectives(self._with_balance(), output_dir)
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            load_objectives(self.objectives, checkpoint)
+            load_objectives(self._with_balance(), checkpoint)
         super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _with_balance(self) -> nn.ModuleList:
+        return nn.ModuleList([*self.objectives, *([self.balance] if self.is_balanced else [])])
 
 
 class _EpochOfSampler(TrainerCallback):
