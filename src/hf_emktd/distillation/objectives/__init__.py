@@ -9,6 +9,7 @@ from .entropy_monitored_logit_distillation import (
     EntropyMonitoredLogitDistillation,
     EntropyMonitoredMaskLogitDistillation,
 )
+from .frequency_decoupled import FrequencyDecoupledDistillation
 from .kernelized_token_distillation import KernelizedTokenDistillation
 from .logit_distillation import LogitDistillation
 from .manifold_distillation import ManifoldDistillation
@@ -29,10 +30,13 @@ OBJECTIVES = {
     "mtst": MaskedTokenSimilarity,
     "vkd": OrthogonalProjection,
     "manifold": ManifoldDistillation,
+    "fd_cmkd": FrequencyDecoupledDistillation,
 }
+# They train classifiers of clips, and a mask has no class.
+EVENTS_ONLY = ("fd_cmkd",)
 OBJECTIVES_OF_TASK = {
     "audio-visual-classification": OBJECTIVES,
-    "audio-visual-segmentation": OBJECTIVES
+    "audio-visual-segmentation": {name: kind for name, kind in OBJECTIVES.items() if name not in EVENTS_ONLY}
     | {"kd": MaskLogitDistillation, "em_kd": EntropyMonitoredMaskLogitDistillation},
 }
 
@@ -46,6 +50,7 @@ __all__ = [
     "EntropyMonitoredDistillation",
     "EntropyMonitoredLogitDistillation",
     "EntropyMonitoredMaskLogitDistillation",
+    "FrequencyDecoupledDistillation",
     "KernelizedTokenDistillation",
     "LogitDistillation",
     "ManifoldDistillation",
