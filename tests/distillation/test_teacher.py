@@ -7,6 +7,7 @@ from hf_emktd.distillation import BRANCHES, EntropyMonitor, EntropyMonitorConfig
 from hf_emktd.distillation.kernels import TokenKernel
 from hf_emktd.distillation.teacher import CONTRACT, fingerprint
 from hf_emktd.distillation.token_distillation import token_distillation_loss
+from tiny_segmenter import make_segmenter
 
 
 def monitor_for(teacher, **overrides):
@@ -27,6 +28,20 @@ def test_signal_is_what_the_model_returns(make_model, batch):
     }
     assert signal.grids == {"audio": ((4, 8),), "visual": ((4, 4),), "fusion": ((4, 8), (4, 4))}
     assert signal.entropies == {}
+    assert signal.stage_maps is None and signal.stage_embeddings is None
+
+
+def test_signal_has_the_stages_of_a_picture_encoder():
+    model = make_segmenter()
+    inputs = {"input_values": torch.randn(1, 3, 96, 64), "pixel_values": torch.randn(1, 3, 3, 32, 32)}
+    signal = LiveTeacher(model)(**inputs)
+    assert [each.shape for each in signal.stage_maps] == [
+        (1, 3, width, side, side) for width, side in zip(model.config.stage_widths, (8, 4, 2, 1), strict=True)
+    ]
+    for each, expected in zip(
+        signal.stage_embeddings, model(**inputs, output_tokens=True).stage_embeddings, strict=True
+    ):
+        assert torch.equal(each, expected) and not each.requires_grad
 
 
 def test_entropies_are_the_monitors(make_model, batch):

@@ -15,6 +15,8 @@ from .entropy_monitor import CLASSIFICATION, EntropyMonitor
 from .token_distillation import BRANCHES, Grids, check_branch_pools, shared_branches, token_grids
 
 CONTRACT = ("task", "input_shapes", "branch_grids", "branch_widths", "num_labels", "id2label")
+# of a picture encoder with several resolutions; no part of the contract
+STAGES = ("stage_embeddings", "stage_maps")
 
 
 @dataclass
@@ -28,6 +30,8 @@ class TeacherSignal:
         grids: by branch the grids of `tokens` in their order, [`~distillation.token_grids`].
         entropies: by branch, `(batch,)` in nats; empty without a monitor.
         labels: of the clips, where they are known before the student sees them: in calibration.
+        stage_embeddings, stage_maps: `(batch, frames, width, rows, columns)` of each stage of a picture encoder that
+            has stages; `None` of others.
     """
 
     logits: Tensor
@@ -35,6 +39,8 @@ class TeacherSignal:
     grids: Grids
     entropies: dict[str, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
+    stage_embeddings: tuple[Tensor, ...] | None = None
+    stage_maps: tuple[Tensor, ...] | None = None
 
 
 class LiveTeacher(nn.Module):
@@ -78,7 +84,8 @@ class LiveTeacher(nn.Module):
         output = self.model(**self._model_inputs(inputs), output_tokens=True)
         tokens = branch_tokens(output)
         entropies = {} if self.monitor is None else self.monitor(tokens).entropies
-        return TeacherSignal(logits=output.logits, tokens=tokens, grids=self.grids, entropies=entropies)
+        stages = {name: output.get(name) for name in STAGES}
+        return TeacherSignal(logits=output.logits, tokens=tokens, grids=self.grids, entropies=entropies, **stages)
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         taken = list(self.model.config.input_shapes)
