@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from ..distillation.kernels import TokenKernel
 from ..distillation.objectives import OBJECTIVES_OF_TASK, DistillationObjective
+from ..distillation.token_distillation import BRANCHES, shared_branches, token_grids
 from .students import json_or_text
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ def build_objectives(
 ) -> list[DistillationObjective]:
     """
     Objectives named by `args.objective`, in that order, for this pair of models; the student's task says which class a
-    name means: "kd" compares masks in segmentation.
+    name means: "kd" compares masks in segmentation. Of `args.branches` those that a model lacks are left out.
 
     Raises:
         ValueError: if an objective does not exist for the task or the pair, a constant is outside its range, an option
-            is unknown, or the grids are too small for sliding windows.
+            is unknown, the models share no branch that it needs, or the grids are too small for sliding windows.
     """
     known = OBJECTIVES_OF_TASK[student_config.task]
     strangers = [name for name in args.objective if name not in known]
@@ -86,6 +87,8 @@ def _build(
             f"objective_options: {objective.name} has no {', '.join(unknown)}; its options: {', '.join(known)}."
         )
     options = _shared_options(args, known)
+    if "branches" in known:
+        options["branches"] = _branches(objective, args, student_config, teacher_config)
     try:
         return objective.for_models(student_config, teacher_config, **options | _named_options(objective, args) | own)
     except TypeError as error:  # a text where a number belongs
@@ -98,7 +101,6 @@ def _shared_options(args: DistillationArguments, known: list[str]) -> dict[str, 
         "delta": args.huber_delta,
         "scale": args.ktd_scale,
         "sliding_windows": args.ktd_sliding_window,
-        "branches": args.branches,
         "entropy_lambda": args.entropy_lambda,
     }
     options = {name: value for name, value in shared.items() if name in known}
@@ -107,6 +109,24 @@ def _shared_options(args: DistillationArguments, known: list[str]) -> dict[str, 
         # "auto" is chosen by the trainer, on the teacher's tokens
         options["kernel"] = TokenKernel() if args.ktd_kernel == AUTO else TokenKernel(args.ktd_kernel, **constants)
     return options
+
+
+def _branches(
+    objective: type[DistillationObjective],
+    args: DistillationArguments,
+    student_config: PreTrainedConfig,
+    teacher_config: PreTrainedConfig,
+) -> list[str]:
+    student_grids, teacher_grids = token_grids(student_config), token_grids(teacher_config)
+    lacking = set(BRANCHES) - set(shared_branches(student_grids, teacher_grids))
+    branches = [branch for branch in args.branches if branch not in lacking]
+    if args.branches and not branches:
+        raise ValueError(
+            f"{objective.name} compares branches that both models have, but of {', '.join(args.branches)} the student "
+            f"({', '.join(student_grids)}) and the teacher ({', '.join(teacher_grids)}) share none. Compare models of "
+            "different modalities by fd_cmkd and kd."
+        )
+    return branches
 
 
 def _named_options(objective: type[DistillationObjective], args: DistillationArguments) -> dict[str, Any]:
