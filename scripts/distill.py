@@ -44,9 +44,9 @@ from hf_emktd.training import (
     evaluate_model,
     evaluation_results,
     find_monitor,
+    has_weights,
     hyper_parameters,
     inherit,
-    is_model_name,
     load_model,
     load_monitor,
     open_clips,
@@ -73,8 +73,8 @@ class ModelArguments:
     student: str | None = field(
         default=None,
         metadata={
-            "help": "Preset (base, small, tiny; b0 to b5 for masks), or directory or Hub id of a model to start from. "
-            "By default a small one of the teacher's family."
+            "help": "Preset (base, small, tiny; b0 to b5 for masks), or directory or Hub id of a model to start from, "
+            "or directory with a config.json alone. By default a small one of the teacher's family."
         },
     )
     student_fields: list[str] = field(
@@ -98,7 +98,7 @@ class ModelArguments:
     def __post_init__(self) -> None:
         if self.inherit == ["none"]:
             self.inherit = []
-        if self.inherit and self.student is not None and is_model_name(self.student):
+        if self.inherit and has_weights(self.student):
             raise ValueError(f"--inherit is for students from scratch; {self.student} comes with weights of its own")
         if self.teacher is None:
             raise ValueError("--teacher is needed: the directory or Hub id of a trained teacher")
@@ -131,7 +131,7 @@ def main() -> None:
     monitor = get_monitor(models, args, teacher, data) if any(o.requires_entropies for o in objectives) else None
     set_seed(args.seed)  # the same student whether or not a monitor was trained before it
     student, processor = build_student(config, teacher_processor, models.student)
-    if models.student is None or not is_model_name(models.student):
+    if not has_weights(models.student):
         args.freeze = [*args.freeze, *inherit(student, teacher, models.inherit)]
     push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
     trainer = EMKTDTrainer(

@@ -8,7 +8,7 @@ from tiny_runs import LABELS, make_model
 from transformers import AutoModel
 
 from hf_emktd.models.cav_mae import CavMaeConfig, CavMaeFeatureExtractor, CavMaeImageProcessor, CavMaeProcessor
-from hf_emktd.training import build_student, build_student_config, derive_config, student_processor
+from hf_emktd.training import build_student, build_student_config, derive_config, has_weights, student_processor
 
 NAMES = {index: f"class {index}" for index in range(309)}
 
@@ -146,11 +146,23 @@ class TestModel:
             assert torch.equal(student.state_dict()[name], tensor)
         assert processor.feature_extractor.mean == own.feature_extractor.mean != normalising.feature_extractor.mean
 
-    def test_a_directory_without_weights(self, normalising, tmp_path):
+    def test_a_model_that_lost_its_weights_is_not_trained_anew(self, normalising, tmp_path):
         make_model().config.save_pretrained(tmp_path)
+        normalising.save_pretrained(tmp_path)
         config = build_student_config(make_model().config, str(tmp_path))
         with pytest.raises(ValueError, match="is no model this library can load"):
             build_student(config, normalising, str(tmp_path))
+
+    def test_a_directory_with_a_config_alone_is_a_student_from_scratch(self, tmp_path, normalising):
+        make_model(hidden_size=8).config.save_pretrained(tmp_path)
+        config = build_student_config(make_model().config, str(tmp_path))
+        assert config.hidden_size == 8 and not config._name_or_path and not has_weights(str(tmp_path))
+        student, processor = build_student(config, normalising, str(tmp_path))
+        assert student.config.hidden_size == 8 and processor.feature_extractor.mean == -3.0
+
+    @pytest.mark.parametrize(("name", "expected"), [(None, False), ("tiny", False), ("org/model", True)])
+    def test_what_has_weights(self, name, expected):
+        assert has_weights(name) is expected
 
     def test_trains_in_float32_whatever_the_teacher_was_saved_in(self, normalising, tmp_path):
         make_model().bfloat16().save_pretrained(tmp_path)

@@ -24,8 +24,8 @@ def build_student_config(
     Args:
         teacher: the teacher's config; input sizes, classes and depths come from it unless overridden.
         student: a preset of the teacher's family (`tiny`, `small`, `base` of CAV-MAE, `b0` to `b5` of AVSegFormer), or
-            a directory or Hub id of a model. By default the paper's proportions: a quarter of CAV-MAE's width and
-            heads (768 gives 192), PVTv2-b0 for AVSegFormer's PVTv2-b5.
+            a directory or Hub id of a model, or a directory with a config alone. By default the paper's proportions: a
+            quarter of CAV-MAE's width and heads (768 gives 192), PVTv2-b0 for AVSegFormer's PVTv2-b5.
         overrides: `field=value` strings, values in JSON, such as `modality_specific_depth=2`.
 
     Raises:
@@ -39,6 +39,8 @@ def build_student_config(
         config = derive_config(teacher, {**family.presets[student], "_name_or_path": ""})
     elif is_model_name(student):
         config = AutoConfig.from_pretrained(student)
+        if not has_weights(student):
+            config = derive_config(config, {"_name_or_path": ""})
     else:
         raise ValueError(
             f"student must be one of {', '.join(family.presets)} or a directory or Hub id, got {student!r}."
@@ -54,10 +56,10 @@ def build_student(
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """
     A student with `config`, and its processor: from scratch with the teacher's normalisation, as in the paper, unless
-    `student` names a model to start from, which keeps its weights and its own normalisation. Float32 in either case:
+    `student` has weights to start from, which it keeps with its own normalisation. Float32 in either case:
     a teacher kept in 16 bits says nothing of how a student can be trained.
     """
-    if student is None or student in family_of(config).presets:
+    if not has_weights(student):
         return AutoModel.from_config(config, dtype=torch.float32), student_processor(teacher_processor, config)
     model, processor = load_model(student, config=config, dtype=torch.float32)
     return model, student_processor(processor, config)
@@ -148,6 +150,19 @@ def derive_config(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTraine
         return type(config).from_dict({**config.to_dict(), **fields})
     except StrictDataclassError as error:  # no ValueError itself, and its text names the validator first
         raise ValueError(f"{type(config).__name__}: {error.__cause__ or error}") from error
+
+
+def has_weights(student: str | None) -> bool:
+    """
+    Whether a student, named as for [`build_student_config`], has to start from weights: a Hub id or a directory. A
+    preset, `None` and a directory with nothing but a config (and its code) start from scratch.
+    """
+    if student is None or not is_model_name(student):
+        return False
+    if not Path(student).is_dir():
+        return True
+    # any other file says that a model was meant, which must not be trained anew because its weights are lost
+    return any(path.name != "config.json" and path.suffix != ".py" for path in Path(student).iterdir())
 
 
 def is_model_name(name: str) -> bool:
