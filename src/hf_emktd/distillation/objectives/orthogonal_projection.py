@@ -21,7 +21,7 @@ class OrthogonalProjection(TokenObjective):
     width, where \\(\bar z\\) is the mean of a branch's tokens, the LayerNorm has no parameters and P is a trained
     linear map with \\(P^\top P = I\\), or \\(P P^\top = I\\) for a student wider than its teacher (VkD, Miles et al.,
     2024; official `engine.py` and `train.py`). An orthogonal map keeps the relations between student features as they
-    are, so it cannot learn in the student's place.
+    are, so it cannot learn in the student's place. Weight decay draws it to where it started.
 
     The official loss adds logit distillation at temperature 1 on a distillation head of its own; here that term is
     `kd`, on the student's only head: `--objective vkd kd --kd_temperature 1`. The paper's whitening of the target is
@@ -71,4 +71,6 @@ class OrthogonalProjection(TokenObjective):
 
 def orthogonal_map(width_from: int, width_to: int) -> nn.Module:
     """A linear map without bias whose weight stays orthogonal (semi-orthogonal between different widths)."""
-    return orthogonal(nn.Linear(width_from, width_to, bias=False))
+    # torch's default between different widths, "householder", truncates -1 on a diagonal that weight decay has shrunk
+    # to 0: after one step of AdamW the map is zero.
+    return orthogonal(nn.Linear(width_from, width_to, bias=False), orthogonal_map="cayley")
