@@ -205,6 +205,7 @@ def _check_constants(args: DistillationArguments) -> None:
         task=tasks[0],
         branch_grids=dict.fromkeys(BRANCHES, ((4, 4),)),
         branch_widths=dict.fromkeys(BRANCHES, 8),
+        stage_widths=(8, 8, 8, 8),
         num_labels=2,
         id2label={0: "0", 1: "1"},
     )
