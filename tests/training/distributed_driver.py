@@ -88,6 +88,11 @@ def checkpointed(folder: Path) -> dict:
     return distil(folder, modality_dropout=0.7, activation_checkpointing=True)
 
 
+def across_clips(folder: Path) -> dict:
+    """Relations between the clips of both ranks, and a projection that both must learn alike."""
+    return distil(folder, objective=["em_clip_ktd", "spkd", "vkd", "kd"])
+
+
 def masks(folder: Path) -> dict:
     """Logged losses of a run on 8 scenes with masks, and the metrics of 3 others, which ranks cannot share evenly."""
     trainer = tiny_scenes.make_trainer(folder, per_device_train_batch_size=batch_size(), max_steps=2)
@@ -202,6 +207,7 @@ RUNS: dict[str, Callable[[Path], dict]] = {
     "augmented": augmented,
     "modality_dropout": modality_dropout,
     "checkpointed": checkpointed,
+    "across_clips": across_clips,
     "masks": masks,
     "resumed": resumed,
     "straight": straight,

@@ -45,7 +45,7 @@ def assert_same_logs(one: list[dict], two: list[dict], rel: float = 1e-4) -> Non
             assert line[name] == pytest.approx(value, rel=rel), (name, expected["step"])
 
 
-@pytest.mark.parametrize("name", ["distil", "augmented", "modality_dropout", "checkpointed"])
+@pytest.mark.parametrize("name", ["distil", "augmented", "modality_dropout", "checkpointed", "across_clips"])
 def test_same_losses_and_weights(one, two, name):
     expected, result = one(name), two[name]
     assert (expected["processes"], result["processes"]) == (1, 2)
