@@ -110,8 +110,27 @@ class TestOneSense:
         assert "no input for both, audio: evaluated with visual only" in warnings_of_transformers.text
 
     def test_nothing_left(self, model, pictures):
-        with pytest.raises(ValueError, match="have no input for audio; try other modalities"):
+        with pytest.raises(ValueError, match="have no input for audio, or the model takes none; try other"):
             evaluate_model(model, pictures, EvaluationArguments(modalities=["audio"]))
+
+
+class TestModelOfOneModality:
+    @pytest.mark.parametrize("modality", ["audio", "visual"])
+    def test_is_given_its_own_input(self, data, modality, warnings_of_transformers):
+        student = make_model(seed=5, modalities=[modality])
+        processor = CavMaeProcessor.from_config(student.config)
+        results = evaluate_model(student, data, EvaluationArguments(), processor)
+        expected = logits_by_hand(student, data, modality, None, processor)
+        assert results == {modality: approx(event_classification_metrics(expected, data.features["test"]["label"][:]))}
+        assert not warnings_of_transformers.text
+        asked = EvaluationArguments(modalities=["both", modality])
+        assert evaluate_model(student, data, asked, processor) == results
+        assert f"no input for both: evaluated with {modality} only" in warnings_of_transformers.text
+
+    def test_cannot_be_asked_for_the_other(self, data):
+        student = make_model(seed=5, modalities=["audio"])
+        with pytest.raises(ValueError, match="have no input for visual, or the model takes none"):
+            evaluate_model(student, data, EvaluationArguments(modalities=["visual"]))
 
 
 def test_the_model_can_still_be_trained(model, data):

@@ -57,6 +57,12 @@ def test_students_of_another_kind_are_refused(teacher, tmp_path):
         build_student_config(teacher.config, None, ["num_frames=3"])
 
 
+def test_masks_need_both_modalities(teacher):
+    with pytest.raises(ValueError, match="a student of audio alone cannot mark in the picture what sounds"):
+        build_student_config(teacher.config, modalities=["audio"])
+    assert build_student_config(teacher.config, modalities=["visual", "audio"]).model_type == "avsegformer"
+
+
 def test_the_processor_keeps_normalisation_and_takes_sizes(teacher):
     processor = AvSegFormerProcessor.from_config(teacher.config)
     processor.image_processor.image_mean = [0.1, 0.2, 0.3]

@@ -105,6 +105,20 @@ class TestConfig:
         with pytest.raises(ValueError, match="the student's audio_length is 64, the teacher's 32"):
             build_student_config(teacher, overrides=["audio_length=64", "patch_size=8"])
 
+    @pytest.mark.parametrize("modality", ["audio", "visual"])
+    def test_a_student_of_one_modality(self, teacher, modality):
+        student = build_student_config(teacher, modalities=[modality])
+        assert student.modalities == (modality,) and student.hidden_size == 192
+        # a teacher of the other modality will do, and one of a single modality has students like itself
+        other = build_student_config(student, modalities=["visual" if modality == "audio" else "audio"])
+        assert set(other.modalities) & set(student.modalities) == set()
+        assert build_student_config(student).modalities == (modality,)
+        assert build_student_config(student, modalities=["visual", "audio"]).modalities == ("audio", "visual")
+
+    def test_an_unknown_modality_is_refused(self, teacher):
+        with pytest.raises(ValueError, match="modalities must name audio, visual or both, once each, but is"):
+            build_student_config(teacher, modalities=["sound"])
+
 
 class TestProcessor:
     def test_new_sizes_and_the_teachers_normalisation(self, normalising):
@@ -116,6 +130,11 @@ class TestProcessor:
         assert (audio.mean, audio.std, audio.padding_value) == (-3.0, 2.0, -1.0)
         assert (visual.image_size, visual.image_mean, visual.image_std) == (8, [0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
         assert normalising.image_processor.image_size == 16
+
+    def test_one_modality(self, normalising):
+        student = student_processor(normalising, make_model(modalities=["visual"]).config)
+        assert student.model_input_names == ["pixel_values"]
+        assert student.image_processor.image_mean == [0.1, 0.2, 0.3]
 
     def test_survives_saving(self, normalising, tmp_path):
         student_processor(normalising, make_model(image_size=8).config).save_pretrained(tmp_path)

@@ -25,8 +25,8 @@ def evaluate_model(
     model: PreTrainedModel, data: ClipData, args: EvaluationArguments, processor: ProcessorMixin | None = None
 ) -> dict[str, dict[str, Any]]:
     """
-    Metrics of `model` on one split, for each of `args.modalities` that its clips have; every rank runs a share and
-    gets the whole. Of a model for masks those of [`~training.mask_evaluation.evaluate_masks`].
+    Metrics of `model` on one split, for each of `args.modalities` that its clips have and it takes; every rank runs a
+    share and gets the whole. Of a model for masks those of [`~training.mask_evaluation.evaluate_masks`].
 
     Args:
         model: keeps the output contract; it is moved to the device and left in eval mode.
@@ -36,6 +36,9 @@ def evaluate_model(
 
     Returns:
         `{"both": {"accuracy": ..., "mAP": ..., "mAUC": ..., "d_prime": ..., "clips": ...}, "audio": ..., ...}`
+
+    Raises:
+        ValueError: if none of `args.modalities` is left.
     """
     if isinstance(data, SceneData):
         return evaluate_masks(model, data, args, processor)
@@ -44,7 +47,7 @@ def evaluate_model(
         model.to(accelerator.device)
     model.eval()
     results = {}
-    for modality in _present_modalities(data, args):
+    for modality in _present_modalities(model, data, args):
         # without a picture all frames give the same answer
         indices = [None] if modality == "audio" else frame_indices(args.frames, data.args.num_frames)
         passes = [_predict(accelerator, model, data, args, modality, index, processor) for index in indices]
@@ -68,18 +71,21 @@ def frame_indices(frames: int, stored: int) -> list[int | None]:
     return [(2 * index + 1) * stored // (2 * frames) for index in range(frames)]
 
 
-def _present_modalities(data: ClipData, args: EvaluationArguments) -> list[str]:
-    """Of `args.modalities` those whose inputs the split has: a table may hold sounds or pictures only."""
+def _present_modalities(model: PreTrainedModel, data: ClipData, args: EvaluationArguments) -> list[str]:
+    """Of `args.modalities` those whose inputs the model takes and the split has: a table may hold sounds only."""
     clip = data.split(data.evaluation_split(args.split))[0]
     columns = {"input_values": clip["fbank"], "pixel_values": clip["frames"]}
-    present = [name for name in args.modalities if all(columns[given] is not None for given in MODALITIES[name])]
-    absent = [name for name in args.modalities if name not in present]
+    own = [name for name, inputs in MODALITIES.items() if set(inputs) <= set(model.config.input_shapes)]
+    asked = own if args.modalities is None else args.modalities
+    given = {name for name in own if all(columns[column] is not None for column in MODALITIES[name])}
+    present, absent = [name for name in asked if name in given], [name for name in asked if name not in given]
     if not present:
         raise ValueError(
-            f"the clips of {data.args.dataset} have no input for {', '.join(absent)}; try other modalities."
+            f"the clips of {data.args.dataset} have no input for {', '.join(absent)}, or the model takes none; try "
+            "other modalities."
         )
     if absent:
-        logger.warning(f"The clips have no input for {', '.join(absent)}: evaluated with {', '.join(present)} only.")
+        logger.warning(f"There is no input for {', '.join(absent)}: evaluated with {', '.join(present)} only.")
     return present
 
 

@@ -37,8 +37,11 @@ class EvaluationArguments:
     scores: str = field(
         default="logits", metadata={"help": "What AP and AUC rank: logits (CAV-MAE) or softmax (VGGSound)."}
     )
-    modalities: list[str] = field(
-        default_factory=lambda: list(MODALITIES), metadata={"help": "Which inputs to give: both, audio, visual."}
+    modalities: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Which inputs to give: both, audio, visual; by default all that the model and the clips allow."
+        },
     )
     protocol: str = field(
         default="avsbench",
@@ -53,8 +56,9 @@ class EvaluationArguments:
     batch_size: int = field(default=64, metadata={"help": "Clips per forward pass."})
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.modalities if name not in MODALITIES]
-        if unknown or not self.modalities:
+        given = MODALITIES if self.modalities is None else self.modalities
+        unknown = [name for name in given if name not in MODALITIES]
+        if unknown or not given:
             raise ValueError(f"modalities must be among {', '.join(MODALITIES)}, got {', '.join(unknown) or 'none'}.")
         if self.controls == ["none"]:
             self.controls = []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from transformers import PreTrainedConfig, ProcessorMixin
+from transformers import PreTrainedConfig, ProcessorMixin, SequenceFeatureExtractor
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..models.avsegformer import AvSegFormerConfig, AvSegFormerForAudioVisualSegmentation, AvSegFormerProcessor
 from ..models.avsegformer.configuration_avsegformer import PRESETS as AVSEGFORMER_PRESETS
@@ -40,6 +41,15 @@ class Family(ABC):
         """Config fields that make the default student of `teacher`."""
 
     @abstractmethod
+    def of_modalities(self, modalities: Sequence[str]) -> dict[str, Any]:
+        """
+        Config fields of a model that takes these modalities, some of `audio` and `visual`, alone.
+
+        Raises:
+            ValueError: if the task needs another.
+        """
+
+    @abstractmethod
     def processor_for(self, processor: Any, config: Any) -> ProcessorMixin:
         """A processor for the input sizes of `config` that does all else as `processor` does."""
 
@@ -62,9 +72,13 @@ class CavMaeFamily(Family):
         step = math.lcm(4, heads)  # what CavMaeConfig asks of a width
         return {"hidden_size": max(step, teacher.hidden_size // 4 // step * step), "num_attention_heads": heads}
 
+    def of_modalities(self, modalities: Sequence[str]) -> dict[str, Any]:
+        return {"modalities": list(modalities)}
+
     def processor_for(self, processor: CavMaeProcessor, config: CavMaeConfig) -> CavMaeProcessor:
         sizes = {"num_mel_bins": config.num_mel_bins, "audio_length": config.audio_length}
-        return _with_sizes(processor, sizes, {"image_size": config.image_size})
+        parts = _parts_with_sizes(processor, sizes, {"image_size": config.image_size})
+        return CavMaeProcessor(*parts, config.modalities)
 
     def check_inputs(self, student: CavMaeConfig, teacher: CavMaeConfig) -> None:
         """The features of a run are stored for the teacher; a student's inputs are cut and shrunk from them."""
@@ -102,8 +116,17 @@ class AvSegFormerFamily(Family):
             "vision_mlp_ratios": list(AVSEGFORMER_PRESETS["b0"]["vision_mlp_ratios"]),
         }
 
+    def of_modalities(self, modalities: Sequence[str]) -> dict[str, Any]:
+        if set(modalities) != {"audio", "visual"}:
+            raise ValueError(
+                f"a student of {', '.join(modalities)} alone cannot mark in the picture what sounds; masks need both "
+                "modalities."
+            )
+        return {}
+
     def processor_for(self, processor: AvSegFormerProcessor, config: AvSegFormerConfig) -> AvSegFormerProcessor:
-        return _with_sizes(processor, {"num_frames": config.num_frames}, {"image_size": config.image_size})
+        sizes = {"num_frames": config.num_frames}
+        return AvSegFormerProcessor(*_parts_with_sizes(processor, sizes, {"image_size": config.image_size}))
 
     def check_inputs(self, student: AvSegFormerConfig, teacher: AvSegFormerConfig) -> None:
         """Frames are stored as they are on disk, so any picture size will do; their number is one for both."""
@@ -136,9 +159,11 @@ def family_for(task: str) -> Family:
     return next(family for family in FAMILIES.values() if family.config_class.task == task)
 
 
-def _with_sizes(processor: Any, audio_sizes: dict[str, int], visual_sizes: dict[str, int]) -> Any:
+def _parts_with_sizes(
+    processor: Any, audio_sizes: dict[str, int], visual_sizes: dict[str, int]
+) -> tuple[SequenceFeatureExtractor, BaseImageProcessor]:
     extractor, image_processor = processor.feature_extractor, processor.image_processor
-    return type(processor)(
+    return (
         type(extractor).from_dict(extractor.to_dict() | audio_sizes),
         type(image_processor).from_dict(image_processor.to_dict() | visual_sizes),
     )

@@ -16,7 +16,10 @@ from .loading import load_model
 
 
 def build_student_config(
-    teacher: PreTrainedConfig, student: str | None = None, overrides: list[str] | None = None
+    teacher: PreTrainedConfig,
+    student: str | None = None,
+    overrides: list[str] | None = None,
+    modalities: list[str] | None = None,
 ) -> PreTrainedConfig:
     """
     Config of a student for `teacher`.
@@ -27,10 +30,12 @@ def build_student_config(
             a directory or Hub id of a model, or a directory with a config alone. By default the paper's proportions: a
             quarter of CAV-MAE's width and heads (768 gives 192), PVTv2-b0 for AVSegFormer's PVTv2-b5.
         overrides: `field=value` strings, values in JSON, such as `modality_specific_depth=2`.
+        modalities: `audio`, `visual` or both: what the student takes. By default what its preset's teacher or its
+            directory's model does.
 
     Raises:
-        ValueError: for an unknown preset or field, or a student whose classes, inputs or tokens do not fit the
-            teacher's.
+        ValueError: for an unknown preset or field, a student whose classes, inputs or tokens do not fit the teacher's,
+            or a modality that its task cannot do without.
     """
     family = family_of(teacher)
     if student is None:
@@ -46,6 +51,8 @@ def build_student_config(
             f"student must be one of {', '.join(family.presets)} or a directory or Hub id, got {student!r}."
         )
     config = derive_config(config, parse_overrides(overrides or [], config))
+    if modalities is not None:
+        config = derive_config(config, family_of(config).of_modalities(modalities))
     check_compatible(config, teacher)
     family_of(config).check_inputs(config, teacher)
     return config
