@@ -22,6 +22,9 @@ class AttentionTransfer(GridObjective):
     A finer map of the teacher is average-pooled onto the student's grids, before its length is taken. RepDistiller
     pools the features instead; the mean of tokens of opposite signs would be a place without activity.
 
+    Tokens behind a LayerNorm, such as CAV-MAE's fusion tokens, differ in activity only as far as the norm's weights
+    differ: a model with all of them 1, as at the start, has a flat map and that branch a part of 0.
+
     Args:
         student_grids (`dict[str, tuple[tuple[int, int], ...]]`):
             By branch the grids that the student's tokens lie on: [`~distillation.token_grids`] of its config.
