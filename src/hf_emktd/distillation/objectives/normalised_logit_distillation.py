@@ -37,7 +37,7 @@ class NormalisedLogitDistillation(DistillationObjective):
     name = "nkd"
     citation = """@inproceedings{yang2023knowledge,
   title={From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and Customized Soft Labels},
-  author={Yang, Zhendong and Zeng, Ailing and Li, Zhe and Zhang, Tianke and Yuan, Chun and Li, Yu},
+  author={Yang, Zhendong and Zeng, Ailing and Yuan, Chun and Li, Yu},
   booktitle={International Conference on Computer Vision},
   year={2023}
 }"""  # noqa: E501
