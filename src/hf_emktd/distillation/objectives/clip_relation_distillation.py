@@ -38,8 +38,8 @@ class ClipRelationDistillation(KernelObjective):
         weight (`float`, *optional*, defaults to 1.0): factor of every part, in units of `scale`.
         scale (`str`, *optional*, defaults to `"teacher_spread"`):
             `"teacher_spread"` divides each branch by the loss that the best constant matrix has on the teacher's own
-            relations, measured by `calibrate` on the pairs inside its signals; `"none"` does not. An untrained student,
-            to whom all clips are alike, starts above 1.
+            relations, measured by `calibrate` on the pairs inside its signals; `"none"` does not. An untrained
+            student, to whom all clips are alike, starts above 1.
         pooling (`str`, *optional*, defaults to `"mean"`):
             What becomes of a clip's tokens, the teacher's pooled onto the student's grids. `"mean"`: their mean, what
             a head on pooled tokens sees. `"flatten"`: one behind the other, so that clips are similar when they are so
