@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .logit_distillation import LogitDistillation
+from .mask_logits import check_masks
 
 
 class MaskLogitDistillation(LogitDistillation):
@@ -33,11 +34,7 @@ class MaskLogitDistillation(LogitDistillation):
         super().__init__(temperature, weight)
 
     def _check_shapes(self, student: Tensor, teacher: Tensor) -> None:
-        if student.ndim != 4 or student.shape[:2] != teacher.shape[:2]:
-            raise ValueError(
-                f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} must be masks "
-                "(batch, frames, height, width) of the same clips and frames."
-            )
+        check_masks(student, teacher)
 
     def _clip_divergences(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Mean KL of each clip's pixels, `(batch,)`, from logits `(batch, frames, height, width)`."""
