@@ -40,7 +40,7 @@ class TokenRelationGraph(GridObjective):
         inner_weight, local_weight (`float`, *optional*, default to 1.0): coefficients; 0 leaves a term out.
         global_weight (`float`, *optional*, defaults to 0.1): likewise; among 512 tokens the term starts at log 512.
         sampled_tokens (`int`, *optional*, defaults to 512): tokens drawn on each rank; all, if there are no more.
-        neighbours (`int`, *optional*, defaults to 8): of each token in the local graph.
+        neighbours (`int`, *optional*, defaults to 8): of each token in the local graph, at least 2.
         sigma (`float`, *optional*, defaults to 0.1): of squared distances between unit-length tokens, 0 to 4.
         temperature (`float`, *optional*, defaults to 0.1): of the global contrast.
         weight (`float`, *optional*, defaults to 1.0): factor of every part.
@@ -80,9 +80,11 @@ class TokenRelationGraph(GridObjective):
                 f"TokenRelationGraph: inner, local and global weight must not be negative nor all be 0, got "
                 f"{self.term_weights}."
             )
-        check_positive(
-            self, sampled_tokens=sampled_tokens, neighbours=neighbours, sigma=sigma, temperature=temperature
-        )
+        if neighbours < 2:
+            raise ValueError(
+                f"TokenRelationGraph: neighbours must be at least 2, got {neighbours}; a single edge is all of a row."
+            )
+        check_positive(self, sampled_tokens=sampled_tokens, sigma=sigma, temperature=temperature)
         self.sampled_tokens = sampled_tokens
         self.neighbours = neighbours
         self.sigma = sigma
