@@ -41,11 +41,12 @@ class ClearGradients(TrainerCallback):
 
 
 def share_gradients(objectives: nn.ModuleList) -> None:
-    """Starts all ranks from the first one's parameters and averages every gradient over them, as DDP does."""
+    """Starts all ranks from the first one's tensors and averages every gradient over them, as DDP does."""
     if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
         return
+    for tensor in (*objectives.parameters(), *objectives.buffers()):
+        distributed.broadcast(tensor.data, 0)
     for parameter in objectives.parameters():
-        distributed.broadcast(parameter.data, 0)
         parameter.register_post_accumulate_grad_hook(_average_gradient)
 
 
