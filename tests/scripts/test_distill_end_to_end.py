@@ -23,7 +23,7 @@ from hf_emktd.training import MONITOR_FOLDER
 
 REPO = "org/emktd-student"
 SAVED = {"config.json", "model.safetensors", "processor_config.json", "README.md", "distillation.json"}
-REPORTS = {"results.json", "clips.json"}
+REPORTS = {"results.json", "clips.json", "trainer_state.json"}
 SAVED |= REPORTS
 
 # reads a published student in a process that has never seen it, and runs predict.py on it

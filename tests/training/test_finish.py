@@ -129,6 +129,7 @@ class TestSaveRun:
         )
         assert json.loads((folder / "clips.json").read_text())["found"] == {"train": 12, "validation": 6, "test": 7}
         assert (folder / "README.md").is_file()
+        assert json.loads((folder / "trainer_state.json").read_text())["log_history"] == trainer.state.log_history
         assert not list(folder.glob("*.bin"))
 
     def test_only_the_main_process_writes(self, finished, tmp_path, monkeypatch, data):

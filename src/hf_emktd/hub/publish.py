@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 # What a training run leaves beside the model: checkpoints with optimiser states, logs, pickles, and reports that name
 # folders of the machine it ran on.
-_NOT_PUSHED = ["checkpoint-*", "runs/*", "*.bin", "*.pt", "*.pth", "results.json", "evaluation.json", "clips.json"]
+_NOT_PUSHED = ["checkpoint-*", "runs/*", "*.bin", "*.pt", "*.pth"]
+_NOT_PUSHED += ["results.json", "evaluation.json", "clips.json", "trainer_state.json"]
 
 
 class PublishError(RuntimeError):

@@ -99,8 +99,8 @@ def save_run(
     results: dict[str, Any],
 ) -> None:
     """
-    Writes model, processor, card, `results.json` and the report of the clips (`clips.json`) into the run's
-    `output_dir`, from the main process only.
+    Writes model, processor, card, `results.json`, the report of the clips (`clips.json`) and what was logged
+    (`trainer_state.json`) into the run's `output_dir`, from the main process only.
     """
     args = trainer.args
     trainer.accelerator.wait_for_everyone()
@@ -108,6 +108,7 @@ def save_run(
         save_for_hub(trainer.accelerator.unwrap_model(trainer.model), processor, args.output_dir, summary)
         write_whole(Path(args.output_dir) / RESULTS_NAME, to_json(results) + "\n")
         data.source.report.save(Path(args.output_dir) / REPORT_NAME)
+        trainer.save_state()
     trainer.accelerator.wait_for_everyone()
 
 
