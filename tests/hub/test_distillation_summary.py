@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from hf_emktd import CavMaeConfig, CavMaeForAudioVisualClassification
 from hf_emktd.distillation.objectives import LogitDistillation
 from hf_emktd.hub import DistillationSummary, EvaluationResult, ModelFacts, ObjectiveFacts, hub_id_of
 from hf_emktd.metrics import count_macs, count_parameters
@@ -67,7 +68,16 @@ def test_facts_of_a_model(model):
     assert facts.macs == count_macs(model) > 0
     assert facts.architecture == "CavMaeForAudioVisualClassification"
     assert facts.hub_id == facts.title == "org/student"
-    assert facts.visual_parameters is None
+    assert facts.visual_parameters is None and facts.modality is None
+
+
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_facts_of_a_model_of_one_modality(model, modality):
+    one = CavMaeForAudioVisualClassification(CavMaeConfig(**model.config.to_dict() | {"modalities": [modality]}))
+    facts = ModelFacts.from_model(one, "org/student")
+    assert facts.modality == modality
+    assert facts.parameters == count_parameters(one) < count_parameters(model)
+    assert 0 < facts.macs == count_macs(one) < count_macs(model)
 
 
 def test_facts_of_a_model_with_a_picture_encoder_of_its_own(segmenter):

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from hf_emktd import CavMaeConfig, CavMaeForAudioVisualClassification, CavMaeProcessor
 from hf_emktd.data import write_clip
 from hf_emktd.hub import DistillationSummary, EvaluationResult, ModelFacts, StudentCard, update_results, write_card
 
@@ -116,6 +117,31 @@ def test_the_code_in_the_card_runs(summary, model, processor, tmp_path, monkeypa
     exec(code, scope)
     assert capsys.readouterr().out.strip() in model.config.id2label.values()
     assert scope["sound_only"].shape == scope["picture_only"].shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("modality", "taken", "not_taken", "pipeline"),
+    [("audio", "sound", "picture", "audio-classification"), ("visual", "picture", "sound", "image-classification")],
+)
+def test_a_model_of_one_modality_says_what_it_takes(
+    summary, model, tmp_path, monkeypatch, capsys, modality, taken, not_taken, pipeline
+):
+    config = CavMaeConfig(**model.config.to_dict() | {"modalities": [modality]})
+    one = CavMaeForAudioVisualClassification(config)
+    summary.student = ModelFacts.from_model(one, str(tmp_path))
+    summary.results = [EvaluationResult("test", {"accuracy": 0.5}, modality=modality)]
+    write_card(summary, tmp_path)
+    for part in (one, CavMaeProcessor.from_config(config)):
+        part.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.pipeline_tag == pipeline and "audio-visual" not in card.data.tags
+    assert f"A classifier of events by their {taken}" in card.text and f"It takes a clip's {taken} (" in card.text
+    assert not_taken not in card.text.split("## Data")[0].lower()
+    assert "was not measured" not in card.text
+    monkeypatch.chdir(tmp_path)
+    write_clip("clip.mp4", np.zeros((10, 32, 48, 3), dtype=np.uint8), 10, np.ones(8000, dtype=np.float32))
+    exec(card.text.split("```python\n")[1].split("```")[0], {})
+    assert capsys.readouterr().out.strip() in config.id2label.values()
 
 
 def test_update_results_rewrites_card_and_summary(summary, tmp_path):

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from hf_emktd import CavMaeConfig, CavMaeForAudioVisualClassification, CavMaeProcessor
 from hf_emktd.data import MediaError, read_clip, write_clip
 from hf_emktd.hub import ClipPrediction, predict_clip
+from hf_emktd.hub.prediction import TITLES
 
 ODD_MEDIA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "odd_media"
 BOTH, SIGHT, BROKEN = ["both", "audio", "visual"], ["visual"], None
@@ -63,6 +65,26 @@ def test_each_modality_is_answered_as_the_model_answers_it(model, processor, cli
         "visual": ranked(model, probabilities(model, pixel_values=inputs["pixel_values"])),
     }
     assert prediction.best is prediction.top["both"]
+
+
+@pytest.mark.parametrize(
+    ("modality", "name", "reason"),
+    [
+        ("audio", "input_values", "no sound, and the model only"),
+        ("visual", "pixel_values", "no picture, and the model"),
+    ],
+)
+def test_a_model_of_one_modality_answers_once(model, clip, tmp_path, modality, name, reason):
+    config = CavMaeConfig(**model.config.to_dict() | {"modalities": [modality]})
+    one, processor = CavMaeForAudioVisualClassification(config).eval(), CavMaeProcessor.from_config(config)
+    prediction = predict_clip(one, processor, clip)
+    expected = probabilities(one, **processor(clips=clip, return_tensors="pt"))
+    assert prediction.top == {modality: ranked(one, expected)} and prediction.notes == []
+    assert TITLES[modality] in prediction.table()
+    sound, frames = (None, pictures()) if modality == "audio" else (tone(), None)
+    write_clip(tmp_path / "lacking.mp4", frames, 10, sound)
+    with pytest.raises(MediaError, match=reason):
+        predict_clip(one, processor, tmp_path / "lacking.mp4")
 
 
 def test_ten_frames_average_their_softmax(model, processor, clip):

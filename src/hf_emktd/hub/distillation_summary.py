@@ -26,6 +26,7 @@ METRICS = ("accuracy", "mAP", "mAUC", "d_prime", "MJ", "MF")
 # What a model is given to see whether it listens; it should do badly, so nothing of a teacher's is retained.
 CONTROLS = ("swapped_sound", "silence")
 MODALITIES = ("both", "audio", "visual", *CONTROLS)
+INPUT_MODALITIES = {"input_values": "audio", "pixel_values": "visual"}
 _PACKAGES = ("hf_emktd", "torch", "transformers", "datasets", "accelerate", "huggingface_hub")
 
 
@@ -39,13 +40,15 @@ class ModelFacts:
         parameters (`int`):
             Number of parameters.
         macs (`int`, *optional*):
-            Multiply-accumulates for one clip with both modalities.
+            Multiply-accumulates for one clip with all that the model takes.
         architecture (`str`, *optional*):
             Class of the model.
         hub_id (`str`, *optional*):
             Its id on the Hub, if it is or will be there.
         visual_parameters (`int`, *optional*):
             Number of parameters of its picture encoder alone, by which work on AVSBench names its models.
+        modality (`str`, *optional*):
+            `"audio"` or `"visual"` of a model that takes nothing else.
     """
 
     name: str
@@ -54,12 +57,20 @@ class ModelFacts:
     architecture: str | None = None
     hub_id: str | None = None
     visual_parameters: int | None = None
+    modality: str | None = None
 
     @classmethod
     def from_model(cls, model: PreTrainedModel, name: str, hub_id: str | None = None) -> ModelFacts:
         """Measures a model. `hub_id` defaults to `name` where that is a Hub id and no directory."""
-        sizes = count_parameters(model), count_macs(model)
-        return cls(name, *sizes, type(model).__name__, hub_id or hub_id_of(name), _visual_parameters(model))
+        return cls(
+            name,
+            parameters=count_parameters(model),
+            macs=count_macs(model),
+            architecture=type(model).__name__,
+            hub_id=hub_id or hub_id_of(name),
+            visual_parameters=_visual_parameters(model),
+            modality=_only_modality(model),
+        )
 
     @property
     def title(self) -> str:
@@ -310,6 +321,11 @@ def _visual_parameters(model: PreTrainedModel) -> int | None:
     if prefix is None:
         return None
     return sum(parameter.numel() for name, parameter in model.named_parameters() if name.startswith(prefix))
+
+
+def _only_modality(model: PreTrainedModel) -> str | None:
+    inputs = tuple(model.config.input_shapes)
+    return INPUT_MODALITIES[inputs[0]] if len(inputs) == 1 else None
 
 
 def _optional(facts: type, values: dict[str, Any] | None) -> Any:

@@ -62,6 +62,8 @@ class TaskWords(NamedTuple):
     other_inputs: tuple[str, ...]
 
 
+NOT_CALIBRATED = "Softmax scores are not calibrated probabilities."
+
 # The Hub has no audio-visual task; of its tasks these are the ones with the nearest input, or output.
 TASK_WORDS = {
     CLASSIFICATION: TaskWords(
@@ -75,7 +77,7 @@ TASK_WORDS = {
         knowledge="It knows its classes{data} and no other: anything else in a clip is given one of their names.",
         limits=[
             "It hears the beginning of a clip and sees single frames: motion and later sound are lost on it.",
-            "Softmax scores are not calibrated probabilities.",
+            NOT_CALIBRATED,
         ],
         other_inputs=("audio", "visual"),
     ),
@@ -100,6 +102,29 @@ TASK_WORDS = {
 }
 
 
+# Of a classifier that only hears or only sees, what is said otherwise.
+ONE_MODALITY = {
+    "audio": {
+        "pipeline": "audio-classification",
+        "tags": ["emktd"],
+        "name": "Audio event classification",
+        "model": "A classifier of events by their sound",
+        "doings": "It takes a clip's sound (log-mel spectrogram) and names the event.",
+        "limits": ["It hears the beginning of a clip: later sound is lost on it.", NOT_CALIBRATED],
+        "other_inputs": (),
+    },
+    "visual": {
+        "pipeline": "image-classification",
+        "tags": ["emktd"],
+        "name": "Visual event classification",
+        "model": "A classifier of events by their picture",
+        "doings": "It takes a clip's picture (one frame) and names the event.",
+        "limits": ["It sees single frames: motion is lost on it.", NOT_CALIBRATED],
+        "other_inputs": (),
+    },
+}
+
+
 class StudentCard(ModelCard):
     """Card of a distilled student, or of a teacher where the summary names none."""
 
@@ -115,8 +140,9 @@ class StudentCard(ModelCard):
         card = cls.from_template(
             card_metadata(summary),
             summary=summary,
-            words=TASK_WORDS[summary.task],
+            words=words_of(summary),
             segments=summary.task == SEGMENTATION,
+            modality=summary.student.modality,
             size_ratio=_size_ratio(summary),
             teacher_link=_teacher_link(summary),
             size_table=_size_table(summary),
@@ -138,6 +164,11 @@ class StudentCard(ModelCard):
         # sections that are left out leave their blank lines behind
         card.text = re.sub(r"\n{3,}", "\n\n", card.text).rstrip() + "\n"
         return card
+
+
+def words_of(summary: DistillationSummary) -> TaskWords:
+    """What the card says of the student's task and of what it takes."""
+    return TASK_WORDS[summary.task]._replace(**ONE_MODALITY.get(summary.student.modality, {}))
 
 
 def write_card(summary: DistillationSummary, directory: str | os.PathLike[str]) -> None:
@@ -167,7 +198,7 @@ def update_results(directory: str | os.PathLike[str], *results: EvaluationResult
 
 def card_metadata(summary: DistillationSummary) -> ModelCardData:
     """The YAML head of the card, results as `model-index`."""
-    data, teacher, words = summary.data, summary.teacher, TASK_WORDS[summary.task]
+    data, teacher, words = summary.data, summary.teacher, words_of(summary)
     # a leaderboard would take a control for a result
     results = [result for result in summary.results if data and result.modality not in CONTROLS]
     entries = [entry for result in results for entry in _model_index(result, data, words)]
@@ -299,7 +330,7 @@ def _results_note(summary: DistillationSummary) -> str:
     absent = max((int(result.metrics.get("classes_without_positives", 0)) for result in results), default=0)
     marked = any(result.modality in CONTROLS and "mask_share" in result.metrics for result in results)
     return (
-        TASK_WORDS[summary.task].metrics_note
+        words_of(summary).metrics_note
         + (f"; {absent} do not and are left out." if absent else ".")
         + (" Marked is the share of the picture that is, and peak the highest probability in it." if marked else "")
         + (" Retention is this model over its teacher." if any(result.retention for result in results) else "")
@@ -374,7 +405,7 @@ def _duration(seconds: float | None) -> str | None:
 
 
 def _limitations(summary: DistillationSummary) -> list[str]:
-    words = TASK_WORDS[summary.task]
+    words = words_of(summary)
     data = f", those of {summary.data.name}," if summary.data else ""
     measured = {result.modality for result in summary.results}
     unmeasured = [_GIVEN[modality] for modality in words.other_inputs if modality not in measured]

@@ -75,7 +75,8 @@ def predict_clip(
     frames: int = 1,
     top_k: int = 5,
 ) -> ClipPrediction:
-    """Runs a model on a media file: once with all the file has, and with the sound and the picture alone.
+    """Runs a model on a media file: once with all the file has, and with the sound and the picture alone; a model of
+    one modality once.
 
     Args:
         model (`PreTrainedModel`):
@@ -95,7 +96,7 @@ def predict_clip(
         one without a picture from the sound; its notes say so.
 
     Raises:
-        MediaError: the file cannot be read, or has neither sound nor picture.
+        MediaError: the file cannot be read, or has neither sound nor picture, or not the one that the model takes.
         ValueError: `frames` or `top_k` is below 1.
 
     Example:
@@ -125,22 +126,31 @@ def predict_clip(
 
 def _inputs(clip: Clip, processor: ProcessorMixin, middle_frame: bool) -> tuple[dict[str, torch.Tensor], list[str]]:
     """`input_values` `(1, time, mel)` and `pixel_values` `(frames, 3, height, width)` of what the clip has."""
-    has_sound = clip.waveform is not None and not is_silent(clip.waveform)
-    if not has_sound and clip.frames is None:
-        raise MediaError(clip.path, "has neither sound nor picture")
+    taken = processor.model_input_names
+    hears, sees = "input_values" in taken, "pixel_values" in taken
+    has_sound = hears and clip.waveform is not None and not is_silent(clip.waveform)
+    has_picture = sees and clip.frames is not None
+    if not has_sound and not has_picture:
+        raise MediaError(clip.path, _nothing_to_answer(hears, sees))
     inputs, notes = {}, []
     if has_sound:
         sound = processor(audio=clip.waveform, sampling_rate=clip.sampling_rate, return_tensors="pt")
         inputs["input_values"] = sound["input_values"]
-    else:
+    elif hears:
         silent = "" if clip.waveform is None else ", the stream is silent"
         notes.append(f"no sound{silent}: answered from the picture")
-    if clip.frames is not None:
+    if has_picture:
         frames = clip.frames[len(clip.frames) // 2][None] if middle_frame else clip.frames
         inputs["pixel_values"] = processor(images=frames, return_tensors="pt")["pixel_values"]
-    else:
+    elif sees:
         notes.append("no picture: answered from the sound")
     return inputs, notes
+
+
+def _nothing_to_answer(hears: bool, sees: bool) -> str:
+    if hears and sees:
+        return "has neither sound nor picture"
+    return "has no sound, and the model only hears" if hears else "has no picture, and the model only sees"
 
 
 @torch.inference_mode()
