@@ -4,7 +4,7 @@ from .arguments import AudioVisualTrainingArguments, DistillationArguments
 from .clip_data import ClipData, DataArguments, SceneData, augmentation_for, check_labels, open_clips
 from .command_line import parse_arguments
 from .entropy_monitor_trainer import EntropyMonitorArguments, EntropyMonitorTrainer, train_monitor
-from .evaluation import evaluate_model
+from .evaluation import check_modalities, evaluate_model
 from .evaluation_arguments import EvaluationArguments
 from .families import FAMILIES, family_for, family_of
 from .finish import command_line, data_facts, evaluation_results, hyper_parameters, publish_run, save_run, to_json
@@ -23,6 +23,7 @@ from .students import (
 from .tasks import TASKS, task_loss, task_of_config
 from .trainer import AudioVisualTrainer, EMKTDTrainer
 from .views import ClipSampler, ClipViews
+from .weight_inheritance import check_inheritance, inherit_weights
 
 __all__ = [
     "FAMILIES",
@@ -44,7 +45,9 @@ __all__ = [
     "build_objectives",
     "build_student",
     "build_student_config",
+    "check_inheritance",
     "check_labels",
+    "check_modalities",
     "check_parts",
     "command_line",
     "data_facts",
@@ -57,6 +60,7 @@ __all__ = [
     "has_weights",
     "hyper_parameters",
     "inherit",
+    "inherit_weights",
     "load_model",
     "load_monitor",
     "open_clips",

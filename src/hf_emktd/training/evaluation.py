@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from ..data.collators import AudioVisualCollator
@@ -38,7 +38,7 @@ def evaluate_model(
         `{"both": {"accuracy": ..., "mAP": ..., "mAUC": ..., "d_prime": ..., "clips": ...}, "audio": ..., ...}`
 
     Raises:
-        ValueError: if none of `args.modalities` is left.
+        ValueError: if the model or the clips have none of `args.modalities`.
     """
     if isinstance(data, SceneData):
         return evaluate_masks(model, data, args, processor)
@@ -71,18 +71,33 @@ def frame_indices(frames: int, stored: int) -> list[int | None]:
     return [(2 * index + 1) * stored // (2 * frames) for index in range(frames)]
 
 
+def check_modalities(args: EvaluationArguments, *configs: PreTrainedConfig) -> None:
+    """Raises `ValueError` if one of the models takes none of `args.modalities`."""
+    for config in configs:
+        own = _own_modalities(config)
+        if args.modalities is not None and not set(args.modalities) & set(own):
+            raise ValueError(
+                f"modalities: a model that takes {', '.join(config.input_shapes)} cannot be evaluated with "
+                f"{', '.join(args.modalities)}, only with {', '.join(own)}."
+            )
+
+
+def _own_modalities(config: PreTrainedConfig) -> list[str]:
+    return [name for name, inputs in MODALITIES.items() if set(inputs) <= set(config.input_shapes)]
+
+
 def _present_modalities(model: PreTrainedModel, data: ClipData, args: EvaluationArguments) -> list[str]:
     """Of `args.modalities` those whose inputs the model takes and the split has: a table may hold sounds only."""
+    check_modalities(args, model.config)
+    own = _own_modalities(model.config)
     clip = data.split(data.evaluation_split(args.split))[0]
     columns = {"input_values": clip["fbank"], "pixel_values": clip["frames"]}
-    own = [name for name, inputs in MODALITIES.items() if set(inputs) <= set(model.config.input_shapes)]
-    asked = own if args.modalities is None else args.modalities
     given = {name for name in own if all(columns[column] is not None for column in MODALITIES[name])}
+    asked = own if args.modalities is None else args.modalities
     present, absent = [name for name in asked if name in given], [name for name in asked if name not in given]
     if not present:
         raise ValueError(
-            f"the clips of {data.args.dataset} have no input for {', '.join(absent)}, or the model takes none; try "
-            "other modalities."
+            f"the clips of {data.args.dataset} have no input for {', '.join(absent)}; try other modalities."
         )
     if absent:
         logger.warning(f"There is no input for {', '.join(absent)}: evaluated with {', '.join(present)} only.")

@@ -27,6 +27,8 @@ class Family(ABC):
     - **default_preset** (`str`) -- Size of a teacher from scratch.
     - **inherited_parts** (`tuple[str, ...]`) -- Parts that a student takes from its teacher, frozen, unless told
       otherwise; of `config_class.freezable_parts`.
+    - **unsliced_sizes** (`tuple[str, ...]`) -- Config fields that a student which starts from slices of its teacher's
+      weights must share with it.
     """
 
     config_class: ClassVar[type]
@@ -35,6 +37,7 @@ class Family(ABC):
     presets: ClassVar[Mapping[str, dict[str, Any]]]
     default_preset: ClassVar[str]
     inherited_parts: ClassVar[tuple[str, ...]] = ()
+    unsliced_sizes: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def smaller(self, teacher: Any) -> dict[str, Any]:
@@ -66,6 +69,7 @@ class CavMaeFamily(Family):
     processor_class = CavMaeProcessor
     presets = CAV_MAE_PRESETS
     default_preset = "base"
+    unsliced_sizes = ("patch_size", "num_labels")
 
     def smaller(self, teacher: CavMaeConfig) -> dict[str, Any]:
         heads = max(1, teacher.num_attention_heads // 4)
@@ -107,6 +111,15 @@ class AvSegFormerFamily(Family):
     presets = AVSEGFORMER_PRESETS
     default_preset = "b5"
     inherited_parts = ("audio_encoder",)
+    # the head mixes its channels in groups, heads and points, and the sound encoder flattens a map of its own
+    unsliced_sizes = (
+        "hidden_size",
+        "num_attention_heads",
+        "num_points",
+        "norm_groups",
+        "audio_channels",
+        "vision_sr_ratios",
+    )
 
     def smaller(self, teacher: AvSegFormerConfig) -> dict[str, Any]:
         pairs = zip(teacher.vision_hidden_sizes, teacher.vision_num_attention_heads, strict=True)
