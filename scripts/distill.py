@@ -3,6 +3,7 @@
     accelerate launch scripts/distill.py --teacher org/av-teacher
     python scripts/distill.py --teacher runs/teacher --dataset clips.csv --output_dir runs/student
     python scripts/distill.py --teacher runs/teacher --student tiny --student_fields image_size=112 --objective ktd kd
+    python scripts/distill.py --teacher runs/teacher --student_modalities audio --objective em_ktd kd fd_cmkd
     python scripts/distill.py --teacher runs/avs-teacher --student b0 --student_fields image_size=224
     python scripts/distill.py --config distill.yaml --resume_from_checkpoint last
 
@@ -37,6 +38,8 @@ from hf_emktd.training import (
     build_objectives,
     build_student,
     build_student_config,
+    check_inheritance,
+    check_modalities,
     check_parts,
     command_line,
     data_facts,
@@ -47,6 +50,7 @@ from hf_emktd.training import (
     has_weights,
     hyper_parameters,
     inherit,
+    inherit_weights,
     load_model,
     load_monitor,
     open_clips,
@@ -58,6 +62,7 @@ from hf_emktd.training import (
 )
 from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
+from hf_emktd.training.weight_inheritance import INHERIT, SCRATCH, STUDENT_INITS
 
 
 @dataclass
@@ -66,7 +71,7 @@ class ModelArguments:
     Teacher, student and monitor.
 
     Raises:
-        ValueError: without a teacher, or with parts to inherit for a student that has weights.
+        ValueError: without a teacher, or with something to inherit for a student that has weights.
     """
 
     teacher: str | None = field(default=None, metadata={"help": "Directory or Hub id of the teacher. Required."})
@@ -79,6 +84,20 @@ class ModelArguments:
     )
     student_fields: list[str] = field(
         default_factory=list, metadata={"help": "FIELD=VALUE pairs over the student's config: image_size=112."}
+    )
+    student_modalities: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "audio or visual: a student of events that only hears or only sees. By default both, or what the "
+            "teacher, or the model that --student names, takes."
+        },
+    )
+    student_init: str = field(
+        default=SCRATCH,
+        metadata={
+            "help": "scratch, as in the paper, or inherit: slices of the teacher's weights (TinyCLIP), of every so "
+            "many layers, the first heads and the first channels."
+        },
     )
     monitor: str | None = field(
         default=None,
@@ -98,8 +117,13 @@ class ModelArguments:
     def __post_init__(self) -> None:
         if self.inherit == ["none"]:
             self.inherit = []
-        if self.inherit and has_weights(self.student):
-            raise ValueError(f"--inherit is for students from scratch; {self.student} comes with weights of its own")
+        if self.student_init not in STUDENT_INITS:
+            raise ValueError(f"student_init must be {' or '.join(STUDENT_INITS)}, got {self.student_init!r}")
+        if (self.inherit or self.student_init == INHERIT) and has_weights(self.student):
+            raise ValueError(
+                f"--inherit and --student_init {INHERIT} are for students without weights; {self.student} comes with "
+                "weights of its own"
+            )
         if self.teacher is None:
             raise ValueError("--teacher is needed: the directory or Hub id of a trained teacher")
 
@@ -122,15 +146,20 @@ def main() -> None:
         teacher, teacher_processor = load_model(models.teacher)
         data_args.fill_from(teacher.config)
         augmentation = augmentation_for(teacher.config, augmentations)
-        config = build_student_config(teacher.config, models.student, models.student_fields)
+        config = build_student_config(teacher.config, models.student, models.student_fields, models.student_modalities)
         config = derive_config(config, {"training_data": data_args.to_config(published=args.push_to_hub)})
         objectives = build_objectives(args, config, teacher.config)
         check_parts(config, [*args.freeze, *(models.inherit or [])])
+        check_modalities(evaluation_args, config, teacher.config)
+        if models.student_init == INHERIT:
+            check_inheritance(config, teacher)
         with args.main_process_first(desc="features"):
             data = open_clips(data_args, teacher_processor, model_config=teacher.config)
     monitor = get_monitor(models, args, teacher, data) if any(o.requires_entropies for o in objectives) else None
     set_seed(args.seed)  # the same student whether or not a monitor was trained before it
     student, processor = build_student(config, teacher_processor, models.student)
+    if models.student_init == INHERIT:
+        inherit_weights(student, teacher)
     if not has_weights(models.student):
         args.freeze = [*args.freeze, *inherit(student, teacher, models.inherit)]
     push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
@@ -161,7 +190,11 @@ def main() -> None:
         entropy_statistics=(monitor.config.statistics or {}).get("eval", {}) if monitor else {},
         results=evaluation_results(split, evaluation_args, metrics, teacher_metrics),
         hyper_parameters=hyper_parameters(
-            args, student.config.task, task_weight=args.task_weight, **vars(augmentation)
+            args,
+            student.config.task,
+            task_weight=args.task_weight,
+            student_init=models.student_init,
+            **vars(augmentation),
         ),
         command=command_line(),
         training_seconds=seconds,

@@ -30,6 +30,7 @@ from hf_emktd.training import (
     DataArguments,
     EvaluationArguments,
     check_labels,
+    check_modalities,
     evaluate_model,
     evaluation_results,
     load_model,
@@ -82,10 +83,12 @@ def main() -> None:
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     with refusals_in_one_line(), accelerator.main_process_first():
         model, processor = load_model(models.model)
+        check_modalities(args, model.config)
         data_args.fill_from(model.config)
         data = load_data(data_args, model, processor, args)
         if models.teacher is not None:
             teacher, teacher_processor = load_model(models.teacher)
+            check_modalities(args, teacher.config)
             teacher_data = data_for_teacher(data, teacher, teacher_processor, args)
     metrics = evaluate_model(model, data, args)
     teacher_metrics = None if models.teacher is None else evaluate_model(teacher, teacher_data, args)
