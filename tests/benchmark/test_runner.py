@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from written_runs import write_run
+
+from hf_emktd.benchmark import suite_rows
+from hf_emktd.benchmark.suites import EVENTS
+from hf_emktd.benchmark.tuning import Choice
+from hf_emktd.distillation import EntropyMonitor, EntropyMonitorConfig
+
+ROWS = {row.name: row for suite in ("paper", "resolution", "monitor", "kernels") for row in suite_rows(EVENTS, suite)}
+
+
+def option(run, name: str) -> list[str]:
+    """The values of an option of a run."""
+    after = run.command[run.command.index(name) + 1 :]
+    return after[: next((i for i, word in enumerate(after) if word.startswith("--")), len(after))]
+
+
+def test_a_row_is_a_command(benchmark):
+    benchmark.student_options = ["--student_fields", "modality_specific_depth=2", "--num_train_epochs", "10"]
+    benchmark.data_options = ["--dataset", "clips.csv"]
+    run = benchmark.student_run(ROWS["KD, half the picture"], 3)
+    assert run.title == "KD, half the picture, seed 3" and run.folder.parent.name == "kd-half-the-picture"
+    assert option(run, "--objective") == ["kd"] and option(run, "--seed") == ["3"]
+    assert option(run, "--student_fields") == ["modality_specific_depth=2", "image_size=16"]
+    assert option(run, "--num_train_epochs") == ["10"] and option(run, "--dataset") == ["clips.csv"]
+    assert option(run, "--output_dir") == [str(run.folder)] and option(run, "--teacher") == [benchmark.teacher]
+    assert option(benchmark.student_run(ROWS["labels only"], 0), "--objective") == ["none"]
+
+
+def test_choices_reach_the_rows_that_follow(benchmark):
+    benchmark.choices = {
+        "labels only": Choice("--label_smoothing_factor", {"0.2": (0.5, 0.5)}),
+        "KD": Choice("kd.weight", {"10": (0.5, 0.5)}),
+        "EM-KTD + KD": Choice("em_ktd.weight", {"0.1": (0.5, 0.5)}),
+    }
+    assert option(benchmark.student_run(ROWS["labels only"], 0), "--label_smoothing_factor") == ["0.2"]
+    run = benchmark.student_run(ROWS["EM-KTD + EM-clip-KTD + KD"], 0)
+    assert sorted(option(run, "--objective_options")) == ["em_ktd.weight=0.1", "kd.weight=10"]
+
+
+def test_other_options_are_other_folders(benchmark):
+    run = benchmark.student_run(ROWS["KD"], 0)
+    assert run == benchmark.student_run(ROWS["KD"], 0)
+    folders = {run.folder, benchmark.student_run(ROWS["KD"], 1).folder}
+    benchmark.choices["KD"] = Choice("kd.weight", {"10": (0.5, 0.5)})
+    folders.add(benchmark.student_run(ROWS["KD"], 0).folder)
+    benchmark.student_options = ["--num_train_epochs", "3"]
+    folders.add(benchmark.student_run(ROWS["KD"], 0).folder)
+    assert len(folders) == 4
+
+
+def test_the_monitor_is_the_teachers_own_where_it_has_one(benchmark):
+    linear, hidden = ROWS["EM-KTD + KD"], ROWS["EM-KTD, 1 hidden layer + KD"]
+    assert "--monitor" not in benchmark.student_run(ROWS["KD"], 0).command
+    trained = option(benchmark.student_run(linear, 0), "--monitor")[0]
+    assert trained.startswith(str(benchmark.output_dir / "monitor_0-"))
+    config = EntropyMonitorConfig(branch_widths={"audio": 4, "visual": 4, "fusion": 4}, id2label={0: "a", 1: "b"})
+    EntropyMonitor(config).save_pretrained(f"{benchmark.teacher}/entropy_monitor")
+    benchmark = replace(benchmark)  # which has not looked yet
+    assert option(benchmark.student_run(linear, 0), "--monitor") == [benchmark.teacher]
+    assert "monitor_1-" in option(benchmark.student_run(hidden, 0), "--monitor")[0]
+    benchmark = replace(benchmark, monitor_options=["--num_train_epochs", "1"])
+    assert "monitor_0-" in option(benchmark.student_run(linear, 0), "--monitor")[0]
+
+
+def test_the_weight_of_kd_is_chosen_first_and_taken_along(benchmark, monkeypatch):
+    """The runs themselves are replaced by their results: the one with the largest weight of all is the best."""
+    stages = []
+
+    def execute(runs):
+        stages.append([run.title for run in runs])
+        for run in runs:
+            weights = [float(value.partition("=")[2]) for value in option(run, "--objective_options")]
+            assert option(run, "--split") == ["validation"] and option(run, "--seed") == ["1000"]
+            write_run(run, {"both": {"accuracy": sum(weights) / 1e5, "mAP": 0.5}}, {})
+
+    monkeypatch.setattr(benchmark.executor, "execute", execute)
+    benchmark.tune([ROWS["AT + KD"]])
+    assert stages == [
+        ["KD, tune 0.1", "KD, tune 1", "KD, tune 10"],
+        ["AT + KD, tune 100", "AT + KD, tune 1000", "AT + KD, tune 10000"],
+    ]
+    run = benchmark.student_run(ROWS["AT + KD"], 0)
+    assert option(run, "--objective_options") == ["kd.weight=10", "at.weight=10000"]
+    assert "--split" not in run.command
+    benchmark.expect([ROWS["AT + KD"]], seeds=3, tuned=True)
+    assert benchmark.executor.expected == 9
