@@ -31,7 +31,7 @@ def inherit_weights(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     Of each stack of layers every (teacher's depth // student's depth)-th is taken, from the first; of each axis of a
     tensor the first entries; of attention the first heads and of each the first channels. TinyCLIP's models have heads
     of one width, as CAV-MAE of width 768 and 192 have (64); those of PVTv2-b5 and b0 differ (64 and 32). A narrower
-    student keeps the first channels of the residual stream and does not compute what its teacher does: it starts there.
+    student keeps the first channels of the residual stream and so does not compute what its teacher does.
 
     Position embeddings of another grid: those of the picture are resampled bicubically, since a smaller picture shows
     the same; those of sound are cut, since a shorter spectrogram is the beginning of the long one. TinyCLIP cuts.
