@@ -23,6 +23,7 @@ import argparse
 import difflib
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -47,6 +48,7 @@ DATA_OPTIONS = ("dataset", "data_dir", "dataset_options")
 
 def main() -> None:
     parser, args, typed = parse()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the runs end with this process
     executor = Executor(args.jobs, lambda line: print(line, flush=True))
     benchmark = Benchmark(
         args.output_dir,

@@ -80,6 +80,20 @@ def test_another_reference(benchmark):
     assert (table["KD"][4], table["EM-KTD + KD"][4]) == ("-10.0", "")
 
 
+def test_rows_with_references_of_their_own_name_them(benchmark):
+    rows = [row for row in suite_rows(EVENTS, "init") if row.name in ("KD", "KD, inherited")]
+    finish(benchmark, rows[0], {0: 0.7})
+    finish(benchmark, rows[1], {0: 0.75})
+    table = table_of(Report(benchmark, {"init": rows}, 1))
+    assert table["method"][4] == "difference to KD (95 %)" and table["KD, inherited"][4] == "+5.0"
+    rows += [row for row in suite_rows(EVENTS, "init") if "EM-KTD" in row.name]
+    finish(benchmark, rows[2], {0: 0.8})
+    finish(benchmark, rows[3], {0: 0.9})
+    table = table_of(Report(benchmark, {"init": rows}, 1))
+    assert table["method"][4] == "difference (95 %)"
+    assert table["EM-KTD + KD, inherited"][4] == "+10.0 to EM-KTD + KD"
+
+
 def test_results_hold_what_repeats_a_run(benchmark):
     (kd,) = rows = rows_named(EVENTS, "KD")
     finish(benchmark, kd, {0: 0.7, 1: 0.5})

@@ -58,9 +58,13 @@ def test_the_monitor_is_the_teachers_own_where_it_has_one(benchmark):
     trained = option(benchmark.student_run(linear, 0), "--monitor")[0]
     assert trained.startswith(str(benchmark.output_dir / "monitor_0-"))
     config = EntropyMonitorConfig(branch_widths={"audio": 4, "visual": 4, "fusion": 4}, id2label={0: "a", 1: "b"})
-    EntropyMonitor(config).save_pretrained(f"{benchmark.teacher}/entropy_monitor")
-    benchmark = replace(benchmark)  # which has not looked yet
-    assert option(benchmark.student_run(linear, 0), "--monitor") == [benchmark.teacher]
+    folders = set()
+    for _ in range(2):
+        EntropyMonitor(config).save_pretrained(f"{benchmark.teacher}/entropy_monitor")
+        benchmark = replace(benchmark)  # which has not looked yet
+        assert option(benchmark.student_run(linear, 0), "--monitor") == [benchmark.teacher]
+        folders.add(benchmark.student_run(linear, 0).folder)
+    assert len(folders) == 2  # another monitor in the same place makes other students
     assert "monitor_1-" in option(benchmark.student_run(hidden, 0), "--monitor")[0]
     benchmark = replace(benchmark, monitor_options=["--num_train_epochs", "1"])
     assert "monitor_0-" in option(benchmark.student_run(linear, 0), "--monitor")[0]

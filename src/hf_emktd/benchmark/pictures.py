@@ -24,7 +24,7 @@ def draw_suite(report: Report, rows: Sequence[Row], path: Path) -> None:
     for index, row in enumerate(reports):
         colour = colours[index % len(colours)]
         epochs, means = learning_curve(row, report.metrics[0])
-        curves.plot(epochs, 100 * means, color=colour, label=row.row.name)
+        curves.plot(epochs, 100 * means, color=colour, marker="o", markersize=3)
         scores = 100 * np.array(list(row.scores[report.metrics[0]].values()))
         finals.plot(scores, [index] * len(scores), "o", color=colour, alpha=0.6)
         finals.plot(scores.mean(), index, "|", color="black", markersize=18)
@@ -32,7 +32,7 @@ def draw_suite(report: Report, rows: Sequence[Row], path: Path) -> None:
     if teacher is not None:
         finals.axvline(100 * teacher, color="tab:gray", linestyle="--", label="teacher")
         finals.legend()
-    curves.set(xlabel="epoch", ylabel=f"validation {report.metrics[0]} (%), mean of seeds")
+    curves.set(xlabel="epoch", ylabel=f"validation {report.metrics[0]} (%)")
     finals.set(yticks=range(len(reports)), yticklabels=[row.row.name for row in reports])
     finals.set(xlabel=f"test {report.metrics[0]} (%)")
     finals.invert_yaxis()

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..hub.distillation_summary import plain, write_whole
+from ..training.finish import command_line
 from .runner import METRICS, Benchmark
 from .runs import Run
 from .statistics import PairedDifference, mean_and_deviation
@@ -100,6 +101,7 @@ class Report:
         """Everything, as plain values."""
         choices = self.benchmark.choices
         return {
+            "command": command_line(),
             "task": self.benchmark.task,
             "suites": {name: [row.name for row in rows] for name, rows in self.suites.items()},
             "teacher": {"model": self.benchmark.teacher, "results": self.teacher},
@@ -155,10 +157,12 @@ class Report:
 
     def _table(self, rows: Sequence[Row]) -> str:
         task = self.benchmark.task
-        compared = self.reference or "KD"
-        header = ["method", "options", *self.metrics, "retention", f"difference to {compared} (95 %)"]
+        references = sorted({self._reference_of(self.rows[row.name]) for row in rows})
+        several = len(references) > 1
+        compared = "difference" if several else f"difference to {references[0]}"
+        header = ["method", "options", *self.metrics, "retention", f"{compared} (95 %)"]
         header += [*CONTROL_TITLES[task], "s / epoch", "memory", f"*the paper, not ours: {PAPER_COLUMNS[task]}*"]
-        lines = [self._teacher_line(), *(self._line(self.rows[row.name]) for row in rows)]
+        lines = [self._teacher_line(), *(self._line(self.rows[row.name], named=several) for row in rows)]
         return _markdown(header, lines, texts=2)
 
     def _teacher_line(self) -> list[str]:
@@ -168,7 +172,8 @@ class Report:
         paper = f"*{PAPER_TEACHERS[self.benchmark.task]}*"
         return ["teacher", "", *metrics, "100.0 %", "", *controls, "", "", paper]
 
-    def _line(self, report: RowReport) -> list[str]:
+    def _line(self, report: RowReport, named: bool) -> list[str]:
+        """Cells of a row; with the name of what it is compared with, if `named`."""
         controls = [_percent(report.mean(name)) for name, _ in CONTROLS[self.benchmark.task]]
         memory = report.peak_memory
         return [
@@ -177,7 +182,7 @@ class Report:
             self._score(report),
             _percent(report.mean(self.metrics[1])),
             _percent(self.retention(report)),
-            _interval(self.difference(report)),
+            self._interval(report, named),
             *controls,
             "" if report.seconds_per_epoch is None else f"{report.seconds_per_epoch:.1f}",
             "" if memory is None else f"{memory / 1e9:.2f} GB",
@@ -196,6 +201,14 @@ class Report:
         elif len(values) < self.seeds:
             text += f" ({len(values)} of {self.seeds} seeds)"
         return text
+
+    def _interval(self, report: RowReport, named: bool) -> str:
+        difference = self.difference(report)
+        if difference is None:
+            return ""
+        mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
+        text = f"{mean:+.1f}" if difference.seeds == 1 else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+        return f"{text} to {self._reference_of(report)}" if named else text
 
     def _tuning_table(self) -> str:
         lines = []
@@ -223,7 +236,7 @@ class Report:
                 f"{runs[0].summary['teacher']['parameters']:,}. Clips {', '.join(hashes)}, code "
                 f"{', '.join(versions)}, on {', '.join(sorted({run.record['device'] for run in runs}))} with "
                 f"{', '.join(sorted({str(run.record['threads']) for run in runs}))} threads a run. The paper's column "
-                "are its own numbers on its own data."
+                "holds its own numbers, on its own data."
             )
         return " ".join(sentences)
 
@@ -244,13 +257,6 @@ def _run_to_dict(run: Run) -> dict[str, Any]:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
-
-
-def _interval(difference: PairedDifference | None) -> str:
-    if difference is None:
-        return ""
-    mean, low, high = (100 * value for value in (difference.mean, difference.low, difference.high))
-    return f"{mean:+.1f}" if difference.seeds == 1 else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]], texts: int) -> str:

@@ -155,9 +155,10 @@ class Benchmark:
             ["--objective", *(row.objectives or ("none",))],
             objectives=row.objectives,
         )
-        key = digest(options, self._teacher_digest, row.hidden_layers, self.monitor_options)
+        monitor = self._monitor_of(row)
+        key = digest(options, self._teacher_digest, None if monitor is None else self._monitor_digest(monitor))
         folder = self.output_dir / slug(row.name) / f"{name.replace(' ', '_')}-{key}"
-        options = ("--teacher", str(self.teacher), *self._monitor_option(row), *options)
+        options = ("--teacher", str(self.teacher), *(() if monitor is None else ("--monitor", monitor)), *options)
         return Run(f"{row.name}, {name}", self.scripts / "distill.py", options, folder)
 
     @cached_property
@@ -189,11 +190,16 @@ class Benchmark:
         options = ("--teacher", str(self.teacher), *options)
         return Run("entropy monitor", self.scripts / "train_monitor.py", options, folder, MONITOR_FOLDER)
 
-    def _monitor_option(self, row: Row) -> tuple[str, ...]:
+    def _monitor_of(self, row: Row) -> str | None:
+        """Where the row's monitor lies, if it needs one."""
         if not self._is_monitored(row):
-            return ()
+            return None
         own = self._teacher_has_monitor(row.hidden_layers)
-        return ("--monitor", str(self.teacher if own else self._monitor_run(row.hidden_layers).folder))
+        return str(self.teacher if own else self._monitor_run(row.hidden_layers).folder)
+
+    def _monitor_digest(self, monitor: str) -> str:
+        """Of the teacher's own monitor the weights; the folder of another says by its name how it was trained."""
+        return digest_of_weights(Path(monitor, MONITOR_FOLDER)) if monitor == self.teacher else Path(monitor).name
 
     def _run_alone(self, run: Run) -> None:
         self.executor.execute([run], jobs=1)

@@ -117,17 +117,12 @@ def _group(suffix: str, rows: tuple[Row, ...], **changes) -> tuple[Row, ...]:
     """The rows for another kind of student: tuned anew, following and compared with one another."""
     names = {row.name: f"{row.name}, {suffix}" for row in rows}
     papers = changes.pop("papers", {})
-    return tuple(
-        replace(
-            row,
-            name=names[row.name],
-            follows={option: names[followed] for option, followed in row.follows.items()},
-            reference=names[row.reference],
-            paper=papers.get(row.name, ""),
-            **changes,
-        )
-        for row in rows
-    )
+    group = []
+    for row in rows:
+        follows = {option: names[followed] for option, followed in row.follows.items()}
+        own = {"name": names[row.name], "follows": follows, "reference": names[row.reference]}
+        group.append(replace(row, **own | {"paper": papers.get(row.name, "")} | changes))
+    return tuple(group)
 
 
 HEADLINE = (LABELS, KD, EM_KTD_KD)
@@ -151,7 +146,13 @@ CROSS_MODAL = (
     *_group("sound only", CROSS_MODAL_ROWS, modality="audio", options=("--student_modalities", "audio")),
     *_group("picture only", CROSS_MODAL_ROWS, modality="visual", options=("--student_modalities", "visual")),
 )
-INHERITED = _group("inherited", HEADLINE, options=("--student_init", "inherit"))
+# each compared with the same row from scratch
+INHERITED = tuple(
+    replace(row, reference=scratch.name)
+    for row, scratch in zip(
+        _group("inherited", HEADLINE, options=("--student_init", "inherit")), HEADLINE, strict=True
+    )
+)
 
 MASK_PAPER = {
     "labels only": "77.41 / 86.76",
