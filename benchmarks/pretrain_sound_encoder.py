@@ -1,16 +1,16 @@
 """Teach the sound encoder of an AVSegFormer which spoken words a second of sound holds, before it sees a picture.
 
     python ../shared/data/build_avdigits.py clips runs/avdigits/data
-    python benchmarks/pretrain_sound_encoder.py --dataset runs/avdigits/data/clips.csv --output_dir runs/sound-encoder \
+    python benchmarks/pretrain_sound_encoder.py --dataset runs/avdigits/data/clips.csv --output_dir runs/sound \\
         --config_fields audio_hidden_size=256
 
-The teachers of the paper hear with a VGGish that was trained on millions of clips; without it a segmentation model has to
-learn to hear from masks, and a few thousand scenes are not enough. The output is a whole model whose visual part has not
-been trained: `train_teacher.py --init runs/sound-encoder --freeze audio_encoder` goes on from it.
+The teachers of the paper hear with a VGGish that was trained on millions of clips; without it a segmentation model
+has to learn to hear from masks, and a few thousand scenes are not enough. The output is a whole model whose visual
+part has not been trained: `train_teacher.py --init runs/sound --freeze audio_encoder` goes on from it.
 
-Every example is one to three words said at once, each at a pace, loudness and time of its own, in noise, with bands of
-the spectrogram masked; the target is the set of words. Prints the share of words recognised, alone, by known and by new
-speakers.
+Every example is one to three words said at once, each at a pace, loudness and time of its own, in noise, with bands
+of the spectrogram masked; the target is the set of words. Prints the share of single words of known and of new
+speakers that it recognises.
 """
 
 from __future__ import annotations

@@ -38,7 +38,10 @@ def test_defaults_of_the_paper_and_of_the_trainer(tmp_path):
         ({"remove_unused_columns": True}, "would take the teacher's inputs"),
         ({"task_weight": -1.0}, "task_weight must not be negative, got -1.0"),
         ({"calibration_clips": 0}, "calibration_clips must be at least 1, got 0"),
-        ({"objective": ["ktd", "magic"]}, "objective: unknown magic; known are kd, ktd, em_ktd,.* and 'none' by itself"),
+        (
+            {"objective": ["ktd", "magic"]},
+            "objective: unknown magic; known are kd, ktd, em_ktd,.* and 'none' by itself",
+        ),
         ({"objective": ["none", "kd"]}, "objective: unknown none"),
         ({"objective": ["kd", "kd"]}, "objective: kd, kd names one twice"),
         ({"branches": ["audio", "smell"]}, "branches must name some of audio, visual, fusion"),
