@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from script_runs import ONE_EPOCH
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
 import hf_emktd  # noqa: F401  registers the Auto classes
 from hf_emktd.hub import DistillationSummary
@@ -67,6 +67,17 @@ def test_evaluate(workplace, avs_teacher, avs_student):
     results = ended.results
     assert results["dataset"] == "touchtone_scenes" and results["results"].keys() == results["teacher_results"].keys()
     assert results["results"]["silence"]["mask_share"] <= 1
+
+
+def test_suggest_student(workplace, avs_teacher, tmp_path):
+    quick = ["--candidates", "2", "--repetitions", "1", "--score_batch_size", "4", "--initialisations", "2"]
+    ended = workplace.run_here(
+        "suggest_student.py", "--teacher", avs_teacher, "--max_params", "20k", *quick, "--output_dir", tmp_path
+    )
+    assert ended.status == 0, ended.err
+    first, second = json.loads((tmp_path / "suggestions.json").read_text())["suggestions"]
+    assert first["score"]["total"] >= second["score"]["total"] and first["score"]["classes"] is None
+    assert AutoModel.from_config(AutoConfig.from_pretrained(tmp_path / "student")).num_parameters() <= 20_000
 
 
 def test_predict(workplace, avs_student, tmp_path):

@@ -76,7 +76,7 @@ def measuring_conditions(device: str, threads: int | None) -> dict[str, Any]:
 
 
 def draw(suggestions: Sequence[Suggestion], path: Path) -> None:
-    """Score against latency; a dot's area grows with the parameters, the best is marked."""
+    """Score against latency, the first student marked."""
     latencies = [suggestion.student.latency_ms for suggestion in suggestions]
     totals = [suggestion.score.total for suggestion in suggestions]
     parameters = [suggestion.student.candidate.parameters for suggestion in suggestions]
@@ -93,7 +93,11 @@ def draw(suggestions: Sequence[Suggestion], path: Path) -> None:
     )
     axes.scatter(latencies, totals, s=areas, alpha=0.6)
     axes.plot(latencies[0], totals[0], "*", color="tab:red", markersize=12, label="first")
-    axes.set(xlabel="latency of one clip (ms)", ylabel="training-free score (higher is better)")
+    axes.set(
+        title="area: parameters; bars: deviation over random weights",
+        xlabel="latency of one clip (ms)",
+        ylabel="training-free score (higher is better)",
+    )
     axes.legend()
     figure.savefig(path, dpi=150)
 
