@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_emktd.benchmark import Executor
-from hf_emktd.benchmark.execution import duration
+from hf_emktd.benchmark.execution import duration, threads_of_each
 from hf_emktd.benchmark.runs import Run
 
 COUNT = """
@@ -93,6 +93,14 @@ def test_an_interruption_ends_the_runs(executor, tmp_path, monkeypatch):
 
 def interrupt(_):
     raise KeyboardInterrupt
+
+
+def test_cores_are_shared_out(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [threads_of_each(jobs) for jobs in (1, 3, 8, 20)] == [8, 2, 1, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert [threads_of_each(jobs) for jobs in (1, 3)] == [4, 2]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class Executor:
     Runs scripts, and knows which failed.
 
     Args:
-        jobs: students at a time; the cores are shared out among them.
+        jobs: students at a time; the cores are shared out among them ([`threads_of_each`]).
         say: where progress goes, a line at a time.
 
     Attributes:
@@ -67,10 +67,9 @@ class Executor:
                 process.join()
 
     def _start(self, run: Run, jobs: int) -> BaseProcess:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
         process = self.context.Process(
             target=run_script,
-            args=(str(run.script), run.command, str(run.folder), threads, self.version),
+            args=(str(run.script), run.command, str(run.folder), threads_of_each(jobs), self.version),
             name=run.title,
         )
         process.start()
@@ -94,6 +93,12 @@ class Executor:
         if left <= 0:
             return ""
         return f"; about {duration(sum(self.seconds.values()) / len(self.seconds) * left / self.jobs)} left"
+
+
+def threads_of_each(jobs: int) -> int:
+    """The cores shared out among `jobs` runs; not more than `OMP_NUM_THREADS` where the environment sets it."""
+    share = max(1, (os.cpu_count() or 1) // jobs)
+    return min(share, int(os.environ.get("OMP_NUM_THREADS", share)))
 
 
 def duration(seconds: float) -> str:
