@@ -45,9 +45,7 @@ def test_branches_that_the_student_lacks_are_left_out(tmp_path, modality):
 def test_models_without_a_common_branch_are_refused(tmp_path):
     args = make_arguments(tmp_path, objective=["ktd"])
     student, teacher = (make_model(modalities=[modality]).config for modality in ("audio", "visual"))
-    with pytest.raises(
-        ValueError, match=r"ktd .* student \(audio, fusion\) .* teacher \(visual, fusion\) share"
-    ):
+    with pytest.raises(ValueError, match=r"ktd .* student \(audio, fusion\) .* teacher \(visual, fusion\) share"):
         build_objectives(args, student, teacher)
     args.objective = ["kd", "fd_cmkd"]
     assert len(build_objectives(args, student, teacher)) == 2
