@@ -44,6 +44,7 @@ from hf_emktd.training import (
     to_json,
 )
 from hf_emktd.training.clip_data import TEST
+from hf_emktd.training.evaluation_arguments import MODALITIES
 from hf_emktd.training.refusals import refusals_in_one_line
 
 CLASSIFICATION = "audio-visual-classification"
@@ -132,6 +133,8 @@ def with_monitor(model: PreTrainedModel, args: EntropyArguments) -> LiveTeacher:
             f"{args.monitor or args.teacher} has no folder entropy_monitor/; train a monitor with "
             f"scripts/train_monitor.py --teacher {args.teacher}, or name one with --monitor."
         )
+    if missing := [name for name in MODALITIES["both"] if name not in model.config.input_shapes]:
+        raise ValueError(f"{args.teacher} takes no {', '.join(missing)}: what is compared are a teacher's two senses.")
     return LiveTeacher(model, monitor)
 
 

@@ -101,3 +101,14 @@ def test_refusals(workplace, teacher, teacher_without_monitor, tmp_path):
     (tmp_path / "other" / MONITOR_FOLDER / "config.json").write_text(json.dumps(config))
     ended = workplace.run_here("analyse_entropy.py", "--teacher", tmp_path / "other")
     assert ended.status == 1 and "the monitor was trained on teacher" in ended.err
+
+
+def test_a_teacher_that_only_sees_is_refused(workplace, tmp_path):
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "modality_specific_depth": 1, "image_size": 32}
+    model = CavMaeForAudioVisualClassification(CavMaeConfig(**sizes, modalities=["visual"], id2label={0: "a", 1: "b"}))
+    model.save_pretrained(tmp_path)
+    CavMaeProcessor.from_config(model.config).save_pretrained(tmp_path)
+    config = EntropyMonitorConfig(branch_widths=dict(model.config.branch_widths), id2label=model.config.id2label)
+    EntropyMonitor(config).save_pretrained(tmp_path / MONITOR_FOLDER)
+    ended = workplace.run_here("analyse_entropy.py", "--teacher", tmp_path)
+    assert ended.status == 1 and "takes no input_values: what is compared are a teacher's two senses" in ended.err
