@@ -116,7 +116,7 @@ def test_masks_with_their_controls(mask_benchmark):
     write_run(mask_benchmark.student_run(kd, 0), values, values)
     table = table_of(Report(mask_benchmark, {"paper": rows}, 1))
     assert table["method"][1:3] == ["MJ", "MF"] and table["method"][5:7] == ["MJ, other sound", "claimed in silence"]
-    assert table["KD"][1:7] == ["76.0 %", "89.0 %", "100.0 %", "", "3.0 %", "0.1 %"]
+    assert table["KD"][1:7] == ["76.0 %", "89.0 %", "100.0 %", "", "3.00 %", "0.10 %"]
     assert table["KD"][-1] == "*76.86 / 86.29*"
 
 

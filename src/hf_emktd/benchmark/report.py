@@ -167,14 +167,14 @@ class Report:
 
     def _teacher_line(self) -> list[str]:
         both = self.teacher.get("both", {})
-        controls = [_percent(self.teacher.get(name, {}).get(metric)) for name, metric in CONTROLS[self.benchmark.task]]
+        controls = [_control(self.teacher.get(name, {}).get(metric)) for name, metric in CONTROLS[self.benchmark.task]]
         metrics = [_percent(both.get(metric)) for metric in self.metrics]
         paper = f"*{PAPER_TEACHERS[self.benchmark.task]}*"
         return ["teacher", "", *metrics, "100.0 %", "", *controls, "", "", paper]
 
     def _line(self, report: RowReport, named: bool) -> list[str]:
         """Cells of a row; with the name of what it is compared with, if `named`."""
-        controls = [_percent(report.mean(name)) for name, _ in CONTROLS[self.benchmark.task]]
+        controls = [_control(report.mean(name)) for name, _ in CONTROLS[self.benchmark.task]]
         memory = report.peak_memory
         return [
             report.row.name,
@@ -257,6 +257,11 @@ def _run_to_dict(run: Run) -> dict[str, Any]:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _control(value: float | None) -> str:
+    """Controls are near nothing where all is well."""
+    return "" if value is None else f"{100 * value:.2f} %"
 
 
 def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]], texts: int) -> str:
