@@ -138,7 +138,7 @@ def test_refusals(workplace, options, message, tmp_path):
     "options, message",
     [
         (["--inherit", "ears"], "has no part ears"),
-        (["--student", "avs/teacher", "--inherit", "audio_encoder"], "--inherit is for students from scratch"),
+        (["--student", "avs/teacher", "--inherit", "audio_encoder"], "are for students without weights"),
     ],
 )
 def test_what_cannot_be_inherited(workplace, avs_teacher, options, message, tmp_path):
