@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from hf_emktd.analysis import (
     EntropyAnalysis,
+    Readings,
     TagWeights,
     clip_views,
     draw_entropies,
@@ -138,7 +139,9 @@ def with_monitor(model: PreTrainedModel, args: EntropyArguments) -> LiveTeacher:
     return LiveTeacher(model, monitor)
 
 
-def told_by_tag(readings, data: ClipData, split: str, tags, entropy_lambda: float) -> list[TagWeights]:
+def told_by_tag(
+    readings: Readings, data: ClipData, split: str, tags: dict[tuple[str, str], str], entropy_lambda: float
+) -> list[TagWeights]:
     """Weights by tag of the split's clips, in the order of the readings."""
     features = data.split(split).with_format(None)
     names = data.source.label_names

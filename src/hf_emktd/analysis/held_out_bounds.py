@@ -94,7 +94,7 @@ class PairCritic(Bound):
 
 
 class LabelProbe(Bound):
-    """Log probability of the label minus that of its class at large."""
+    """Log probability that a probe gives the label, minus that of its class at large."""
 
     def __init__(self, vectors: Tensor, labels: Tensor) -> None:
         super().__init__()
