@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -149,7 +150,9 @@ def step(script: str, result: Path, *options: str) -> None:
 
 def run(script: str, *options: str) -> None:
     """Runs a script; a failure ends this program, the script's own message is the last on the screen."""
-    ended = subprocess.run([sys.executable, str(SCRIPTS / script), *options], check=False)
+    # threads that wait for each other by spinning slow a run down many times where the cores have other work
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
+    ended = subprocess.run([sys.executable, str(SCRIPTS / script), *options], env=waiting, check=False)
     if ended.returncode:
         raise SystemExit(f"{script} ended with exit code {ended.returncode}")
 
