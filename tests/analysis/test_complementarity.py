@@ -12,6 +12,7 @@ from hf_emktd.analysis import (
     best_sources,
     compare_branches,
     compare_with_gains,
+    complementarity,
     complementarity_dict,
     complementarity_markdown,
     draw_complementarity,
@@ -32,6 +33,7 @@ def pair(teacher, student, shared, told=1.0, error=0.1):
         student,
         {name: estimate(value, error) for name, value in zip(ESTIMATORS, both, strict=True)},
         dict.fromkeys(ESTIMATORS, estimate(told, error)),
+        crosses={teacher, student} == {"audio", "visual"},
     )
 
 
@@ -73,14 +75,17 @@ def test_advice_needs_both_estimators_and_their_intervals(shared, error, advice)
     assert pair("audio", "visual", shared, error=error).advice == advice
 
 
-def test_only_sound_and_picture_cross():
-    crossing = {one.name for one in (pair(*names, 1.0) for names in _all_names()) if one.crosses}
+def test_what_has_only_heard_crosses_to_what_has_only_seen(monkeypatch):
+    for name in ("neighbour_information", "held_out_information"):
+        monkeypatch.setattr(complementarity, name, lambda *args, **options: estimate(1.0))
+    for name in ("neighbour_label_information", "held_out_label_information"):
+        monkeypatch.setattr(complementarity, name, lambda *args: estimate(1.0))
+    both = dict.fromkeys(("audio", "visual", "fusion"), np.zeros(3))
+    crossing = {one.name for one in compare_branches(both, both, np.zeros(3)) if one.crosses}
     assert crossing == {"audio->visual", "visual->audio"}
-
-
-def _all_names():
-    branches = ("audio", "visual", "fusion")
-    return [(teacher, student) for teacher in branches for student in branches]
+    seeing = dict.fromkeys(("visual", "fusion"), np.zeros(3))
+    crossing = {one.name for one in compare_branches(both, seeing, np.zeros(3)) if one.crosses}
+    assert crossing == {"audio->visual", "audio->fusion"}
 
 
 def test_best_source_of_each_branch(pairs):

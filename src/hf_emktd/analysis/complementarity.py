@@ -33,22 +33,19 @@ class Pair:
         teacher, student: branches.
         shared: I(teacher tokens; student tokens) by estimator.
         told: I(student tokens; labels) by estimator.
+        crosses: whether the two have no sense in common: one has only heard, the other only seen.
     """
 
     teacher: str
     student: str
     shared: Mapping[str, Estimate]
     told: Mapping[str, Estimate]
+    crosses: bool
 
     @property
     def name(self) -> str:
         """[`pair_name`] of its branches."""
         return pair_name(self.teacher, self.student)
-
-    @property
-    def crosses(self) -> bool:
-        """Whether one side has only heard and the other only seen."""
-        return {self.teacher, self.student} == {"audio", "visual"}
 
     @property
     def margins(self) -> dict[str, Estimate]:
@@ -89,7 +86,8 @@ def compare_branches(
                 NEIGHBOURS: neighbour_information(given, own, components, seed=seed),
                 LEARNED: held_out_information(given, own, seed),
             }
-            yield Pair(teacher, student, shared, told)
+            crosses = _senses(teacher, teacher_tokens).isdisjoint(_senses(student, student_tokens))
+            yield Pair(teacher, student, shared, told, crosses)
 
 
 def best_sources(pairs: Sequence[Pair]) -> dict[str, dict[str, str]]:
@@ -142,6 +140,11 @@ def compare_with_gains(pairs: Sequence[Pair], gains: Mapping[str, float]) -> Agr
     right = [pair for pair in decided if (gains[pair.name] > 0) == (pair.advice == DISTIL)]
     gained = [pair for pair in decided if gains[pair.name] > 0]
     return Agreement(dict(gains), len(decided), len(right), len(gained), _rank_correlations(measured, gains))
+
+
+def _senses(branch: str, branches: Iterable[str]) -> set[str]:
+    """What has reached a branch of a model with these branches: fusion has whatever the model has."""
+    return set(branches) - {"fusion"} if branch == "fusion" else {branch}
 
 
 def check_gains(gains: Mapping[str, float], names: Sequence[str]) -> None:

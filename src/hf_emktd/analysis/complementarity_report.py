@@ -57,7 +57,6 @@ def complementarity_dict(setting: Setting, pairs: Sequence[Pair], agreement: Agr
     told = {
         pair.name: {
             **asdict(pair),
-            "crosses": pair.crosses,
             "margins": {name: asdict(margin) for name, margin in pair.margins.items()},
             "advice": pair.advice,
         }
