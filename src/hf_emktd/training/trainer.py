@@ -253,7 +253,7 @@ class EMKTDTrainer(AudioVisualTrainer):
         if with_kernel:
             with _fixed_seed(self.args.seed):
                 signals = self._calibration_signals(self.args.calibration_clips)
-                kernel, self.kernel_scores = choose_kernel(signals, self.args.branches)
+                kernel, self.kernel_scores = choose_kernel(signals, with_kernel[0].branches)
             for objective in with_kernel:
                 objective.kernel = kernel
 
