@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -55,6 +56,19 @@ class MediaError(ValueError):
         return type(self), (self.path, self.reason)
 
 
+@dataclass(frozen=True)
+class EmbeddedMedia:
+    """A media file that is held in memory.
+
+    Args:
+        name (`str`): For messages.
+        content (`bytes`): All of it.
+    """
+
+    name: str
+    content: bytes
+
+
 @dataclass
 class Clip:
     """What was read from one media file. A stream that the file does not have is `None`.
@@ -84,7 +98,7 @@ class Clip:
 
 
 def read_clip(
-    path: PathLike,
+    path: PathLike | EmbeddedMedia,
     *,
     sampling_rate: int | None = 16000,
     num_frames: int = 10,
@@ -104,7 +118,7 @@ def read_clip(
     are, frames repeat. Cover art is not a picture stream.
 
     Args:
-        path (`str` or `os.PathLike`): Any container that FFmpeg reads: mp4, webm, mkv, wav, mp3, ...
+        path (`str`, `os.PathLike` or [`EmbeddedMedia`]): Any container that FFmpeg reads: mp4, webm, mkv, wav, ...
         sampling_rate (`int`, *optional*, defaults to 16000): Samples per second to resample to; `None` keeps the
             file's own. The result states both.
         num_frames (`int`, *optional*, defaults to 10): Number of evenly spaced frames.
@@ -124,16 +138,16 @@ def read_clip(
         `ValueError`: An argument is out of range.
     """
     _check_arguments(sampling_rate, num_frames, frame_times_seconds, max_seconds)
-    path = Path(path)
-    _check_file(path)
+    medium = path if isinstance(path, EmbeddedMedia) else Path(path)
+    path = _checked(medium)
     clip = Clip(path)
     limit = math.inf if max_seconds is None else max_seconds
     try:
-        clip.duration_seconds = _header_duration(path)
+        clip.duration_seconds = _header_duration(medium, path)
         if read_audio:
-            _read_sound(clip, sampling_rate, limit, mix_channels)
+            _read_sound(clip, medium, sampling_rate, limit, mix_channels)
         if read_video:
-            _read_pictures(clip, num_frames, frame_times_seconds, limit)
+            _read_pictures(clip, medium, num_frames, frame_times_seconds, limit)
     except MediaError:
         raise
     except READ_ERRORS as error:
@@ -141,16 +155,16 @@ def read_clip(
     return clip
 
 
-def read_image(path: PathLike) -> np.ndarray:
+def read_image(path: PathLike | EmbeddedMedia) -> np.ndarray:
     """Reads a picture as uint8 RGB of shape `(height, width, 3)`, turned upright by its EXIF orientation.
 
     Raises:
         [`MediaError`]: The file is missing or not a picture that Pillow reads.
     """
-    path = Path(path)
-    _check_file(path)
+    medium = path if isinstance(path, EmbeddedMedia) else Path(path)
+    path = _checked(medium)
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(medium.content) if isinstance(medium, EmbeddedMedia) else path) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except PICTURE_ERRORS as error:
         raise MediaError(path, f"is not a readable picture ({type(error).__name__}: {error})") from error
@@ -205,23 +219,30 @@ def _check_arguments(
         )
 
 
-def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise MediaError(path, "does not exist")
-    if not path.is_file():
-        raise MediaError(path, "is not a file")
-    if path.stat().st_size == 0:
+def _checked(medium: Path | EmbeddedMedia) -> Path:
+    """The file, or the name of one in memory, if there is something in it."""
+    if isinstance(medium, EmbeddedMedia):
+        path, size = Path(medium.name), len(medium.content)
+    elif not medium.exists():
+        raise MediaError(medium, "does not exist")
+    elif not medium.is_file():
+        raise MediaError(medium, "is not a file")
+    else:
+        path, size = medium, medium.stat().st_size
+    if size == 0:
         raise MediaError(path, "is empty (0 bytes)")
+    return path
 
 
-def _open(path: Path) -> av.container.InputContainer:
+def _open(medium: Path | EmbeddedMedia) -> av.container.InputContainer:
     # Old taggers wrote titles in the local code page; PyAV would refuse the whole file for them. The "file:" prefix
     # keeps FFmpeg from taking a name such as "concat:..." or "12:30.mp4" for a protocol.
-    return av.open(f"file:{path}", metadata_errors="ignore")
+    file = BytesIO(medium.content) if isinstance(medium, EmbeddedMedia) else f"file:{medium}"
+    return av.open(file, metadata_errors="ignore")
 
 
-def _header_duration(path: Path) -> float | None:
-    with _open(path) as container:
+def _header_duration(medium: Path | EmbeddedMedia, path: Path) -> float | None:
+    with _open(medium) as container:
         if not container.streams:
             raise MediaError(path, "holds no streams")
         return None if container.duration is None else container.duration / av.time_base
@@ -311,31 +332,32 @@ def _require_decoder(path: Path, stream: av.stream.Stream) -> None:
         raise MediaError(path, f"its {stream.type} stream has a codec that this FFmpeg build cannot decode")
 
 
-def _read_sound(clip: Clip, sampling_rate: int | None, limit: float, mix_channels: bool) -> None:
-    with _open(clip.path) as container:
+def _read_sound(
+    clip: Clip, medium: Path | EmbeddedMedia, sampling_rate: int | None, limit: float, mix_channels: bool
+) -> None:
+    with _open(medium) as container:
         stream = container.streams.best("audio")
         if stream is None:
             return
         _require_decoder(clip.path, stream)
         reader = _StreamReader(container, stream, limit)
-        rate, pieces = _one_channel(reader, mix_channels)
+        pieces = list(_one_channel(reader, mix_channels))
         reader.close(clip, found=bool(pieces))
         if not pieces:
-            rate, pieces = stream.sample_rate, [(None, np.zeros(round(limit * stream.sample_rate), np.float32))]
+            rate = stream.sample_rate
+            pieces = [(rate, None, np.zeros(round(limit * rate), np.float32))]
     _measure_duration(clip, reader)
     # A damaged time stamp must not ask for hours of silence.
-    waveform = _join(pieces, rate, end=limit if limit < math.inf else clip.duration_seconds or 0.0)
-    clip.source_sampling_rate, clip.sampling_rate = rate, sampling_rate or rate
-    clip.waveform = _resample(waveform, rate, clip.sampling_rate)
+    blocks = _without_holes(pieces, end=limit if limit < math.inf else clip.duration_seconds or 0.0)
+    clip.source_sampling_rate = pieces[0][0]
+    clip.sampling_rate = sampling_rate or clip.source_sampling_rate
+    clip.waveform = resample(np.concatenate(list(blocks)), clip.source_sampling_rate, clip.sampling_rate)
     if limit < math.inf:
         clip.waveform = clip.waveform[: round(limit * clip.sampling_rate)]
 
 
-def _one_channel(
-    reader: _StreamReader, mix_channels: bool
-) -> tuple[int | None, list[tuple[Fraction | None, np.ndarray]]]:
-    """The stream's sampling rate and, frame by frame, time and float32 samples of the first channel or the mean."""
-    pieces = []
+def _one_channel(reader: _StreamReader, mix_channels: bool) -> Iterator[tuple[int, Fraction | None, np.ndarray]]:
+    """Frame by frame the stream's sampling rate, the time and float32 samples of the first channel or the mean."""
     rate = form = resampler = None
     for frame in reader.frames():
         rate = rate or frame.sample_rate
@@ -345,31 +367,37 @@ def _one_channel(
             resampler = av.AudioResampler(format="fltp", rate=rate)
         time = reader.seconds(frame.pts)
         channels = [part.to_ndarray() for part in resampler.resample(frame) if part.samples]
-        pieces.extend((time, samples.mean(0) if mix_channels else samples[0]) for samples in channels)
-    return rate, pieces
+        yield from ((rate, time, samples.mean(0) if mix_channels else samples[0]) for samples in channels)
 
 
-def _join(pieces: list[tuple[Fraction | None, np.ndarray]], rate: int, end: float) -> np.ndarray:
-    """One waveform of all pieces; a hole between them, or before the first, becomes silence but not beyond `end`."""
-    waveform, length = [], 0
-    for time, samples in pieces:
+def _without_holes(pieces: Iterable[tuple[int, Fraction | None, np.ndarray]], end: float) -> Iterator[np.ndarray]:
+    """The samples of all pieces; a hole between them, or before the first, becomes silence but not beyond `end`."""
+    length = 0
+    for rate, time, samples in pieces:
         ahead = 0 if time is None else round(min(time, end) * rate) - length
         if ahead > LONGEST_UNFILLED_GAP_SECONDS * rate:
-            waveform.append(np.zeros(ahead, np.float32))
+            yield np.zeros(ahead, np.float32)
             length += ahead
-        waveform.append(samples)
+        yield samples
         length += len(samples)
-    return np.concatenate(waveform)
 
 
-def _resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+    """A mono waveform `(samples,)`, float32, brought from one rate in hertz to another by FFmpeg."""
     if source_rate == target_rate:
         return waveform
-    frame = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
-    frame.sample_rate = source_rate
+    return np.concatenate(list(_resampled([waveform], source_rate, target_rate)))
+
+
+def _resampled(blocks: Iterable[np.ndarray], source_rate: int, target_rate: int) -> Iterator[np.ndarray]:
+    """Blocks of one mono waveform at another rate."""
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=target_rate)
-    parts = [*resampler.resample(frame), *resampler.resample(None)]
-    return np.concatenate([part.to_ndarray()[0] for part in parts])
+    for block in chain(blocks, [None]):
+        frame = None
+        if block is not None:
+            frame = av.AudioFrame.from_ndarray(block[None], format="fltp", layout="mono")
+            frame.sample_rate = source_rate
+        yield from (part.to_ndarray()[0] for part in resampler.resample(frame))
 
 
 def _measure_duration(clip: Clip, reader: _StreamReader) -> None:
@@ -378,8 +406,10 @@ def _measure_duration(clip: Clip, reader: _StreamReader) -> None:
         clip.duration_seconds = float(reader.end)
 
 
-def _read_pictures(clip: Clip, num_frames: int, times: Sequence[float] | None, limit: float) -> None:
-    span = _picture_span(clip, limit)
+def _read_pictures(
+    clip: Clip, medium: Path | EmbeddedMedia, num_frames: int, times: Sequence[float] | None, limit: float
+) -> None:
+    span = _picture_span(clip, medium, limit)
     if span is None:
         return
     start, end = span
@@ -387,9 +417,9 @@ def _read_pictures(clip: Clip, num_frames: int, times: Sequence[float] | None, l
     if times is not None:
         wanted = [Fraction(time) for time in times]
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
-    with _open(clip.path) as container:
+    with _open(medium) as container:
         reader = _StreamReader(container, _best_picture_stream(container), limit)
-        chosen = _on_screen(reader, [wanted[i] for i in order])
+        chosen = list(_on_screen(reader, [wanted[i] for i in order]))
         reader.close(clip, found=bool(chosen))
     if not chosen:
         return
@@ -398,9 +428,11 @@ def _read_pictures(clip: Clip, num_frames: int, times: Sequence[float] | None, l
     clip.frame_times_seconds = np.array([float(time) for time, _ in chosen])[places]
 
 
-def _picture_span(clip: Clip, limit: float) -> tuple[Fraction, Fraction] | None:
+def _picture_span(
+    clip: Clip, medium: Path | EmbeddedMedia, limit: float
+) -> tuple[Fraction, Fraction] | None:
     """When the first picture comes and the last one goes, from the packets alone: headers miscount frames."""
-    with _open(clip.path) as container:
+    with _open(medium) as container:
         stream = _best_picture_stream(container)
         if stream is None:
             return None
@@ -419,33 +451,34 @@ def _picture_span(clip: Clip, limit: float) -> tuple[Fraction, Fraction] | None:
     return start, end if limit == math.inf else min(end, Fraction(limit))
 
 
-def _on_screen(reader: _StreamReader, wanted: list[Fraction]) -> list[tuple[Fraction, np.ndarray]]:
+def _on_screen(reader: _StreamReader, wanted: Iterable[Fraction]) -> Iterator[tuple[Fraction, np.ndarray]]:
     """Time and upright RGB picture of what is on screen at each of the ascending times; frames are held one by one."""
-    chosen: list[tuple[Fraction, np.ndarray]] = []
-    shown = None
+    times = iter(wanted)
+    time = next(times, None)
+    shown = size = None
+    for until, following in chain(_timed_frames(reader), [(None, None)]):
+        image = None
+        while time is not None and shown is not None and (until is None or time < until - TIME_ROUNDING_SECONDS):
+            image = _sized(_upright(shown[1]), size) if image is None else image
+            size = image.shape
+            yield shown[0], image
+            time = next(times, None)
+        if time is None:
+            return
+        shown = (until, following)
+
+
+def _timed_frames(reader: _StreamReader) -> Iterator[tuple[Fraction, av.VideoFrame]]:
     for index, frame in enumerate(reader.frames()):
         time = reader.seconds(frame.pts)
-        time = Fraction(index) / (reader.stream.average_rate or 25) if time is None else time
-        if shown is not None:
-            count = bisect_left(wanted, time - TIME_ROUNDING_SECONDS) - len(chosen)
-            chosen.extend(_repeat(shown, count, chosen))
-        if len(chosen) == len(wanted):
-            return chosen
-        shown = (time, frame)
-    return chosen if shown is None else chosen + _repeat(shown, len(wanted) - len(chosen), chosen)
+        yield Fraction(index) / (reader.stream.average_rate or 25) if time is None else time, frame
 
 
-def _repeat(
-    shown: tuple[Fraction, av.VideoFrame], count: int, chosen: list[tuple[Fraction, np.ndarray]]
-) -> list[tuple[Fraction, np.ndarray]]:
-    if count <= 0:
-        return []
-    image = _upright(shown[1])
-    if chosen and image.shape != chosen[0][1].shape:
-        # A stream may change its size on the way; all pictures of a clip get that of the first.
-        height, width = chosen[0][1].shape[:2]
-        image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-    return [(shown[0], image)] * count
+def _sized(image: np.ndarray, size: tuple[int, ...] | None) -> np.ndarray:
+    """A stream may change its size on the way; all pictures of a clip get that of the first."""
+    if size is None or image.shape == size:
+        return image
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
