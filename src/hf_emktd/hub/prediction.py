@@ -114,7 +114,9 @@ def predict_clip(
             raise ValueError(f"{name} must be at least 1, got {value}.")
     rate = processor.feature_extractor.sampling_rate
     clip = read_clip(path, sampling_rate=rate, num_frames=OFFICIAL_FRAMES if frames == 1 else frames)
-    inputs, notes = _inputs(clip, processor, middle_frame=frames == 1)
+    inputs, notes = clip_inputs(clip, processor, middle_frame=frames == 1)
+    if not inputs:
+        raise MediaError(clip.path, nothing_to_answer(processor))
     inputs = {name: values.to(model.device, model.dtype) for name, values in inputs.items()}
     top = {
         modality: _best_labels(model, {name: inputs[name] for name in names}, top_k)
@@ -124,33 +126,57 @@ def predict_clip(
     return ClipPrediction(clip.path, top, notes)
 
 
-def _inputs(clip: Clip, processor: ProcessorMixin, middle_frame: bool) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """`input_values` `(1, time, mel)` and `pixel_values` `(frames, 3, height, width)` of what the clip has."""
+def clip_inputs(
+    clip: Clip, processor: ProcessorMixin, middle_frame: bool
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """
+    What a model is given of a clip, and what it has to do without.
+
+    Args:
+        clip ([`Clip`]):
+            As it was read.
+        processor (`ProcessorMixin`):
+            The model's; what it does not name among its `model_input_names` is left out.
+        middle_frame (`bool`):
+            Whether to take the middle one of the clip's frames instead of all.
+
+    Returns:
+        `tuple`: `input_values` `(1, time, mel)` and `pixel_values` `(frames, 3, height, width)` of what the clip has,
+        empty for one that has nothing for this model; and the notes.
+    """
     taken = processor.model_input_names
-    hears, sees = "input_values" in taken, "pixel_values" in taken
-    has_sound = hears and clip.waveform is not None and not is_silent(clip.waveform)
-    has_picture = sees and clip.frames is not None
-    if not has_sound and not has_picture:
-        raise MediaError(clip.path, _nothing_to_answer(hears, sees))
     inputs, notes = {}, []
-    if has_sound:
-        sound = processor(audio=clip.waveform, sampling_rate=clip.sampling_rate, return_tensors="pt")
-        inputs["input_values"] = sound["input_values"]
-    elif hears:
-        silent = "" if clip.waveform is None else ", the stream is silent"
-        notes.append(f"no sound{silent}: answered from the picture")
-    if has_picture:
-        frames = clip.frames[len(clip.frames) // 2][None] if middle_frame else clip.frames
-        inputs["pixel_values"] = processor(images=frames, return_tensors="pt")["pixel_values"]
-    elif sees:
-        notes.append("no picture: answered from the sound")
+    if "input_values" in taken:
+        if clip.waveform is not None and not is_silent(clip.waveform):
+            sound = processor(audio=clip.waveform, sampling_rate=clip.sampling_rate, return_tensors="pt")
+            inputs["input_values"] = sound["input_values"]
+        else:
+            silent = "" if clip.waveform is None else ", the stream is silent"
+            notes.append(f"no sound{silent}: answered from the picture")
+    if "pixel_values" in taken:
+        if clip.frames is not None:
+            frames = clip.frames[len(clip.frames) // 2][None] if middle_frame else clip.frames
+            inputs["pixel_values"] = processor(images=frames, return_tensors="pt")["pixel_values"]
+        else:
+            notes.append("no picture: answered from the sound")
     return inputs, notes
 
 
-def _nothing_to_answer(hears: bool, sees: bool) -> str:
-    if hears and sees:
+def nothing_to_answer(processor: ProcessorMixin) -> str:
+    """Why a clip of which [`clip_inputs`] are empty has no answer."""
+    taken = processor.model_input_names
+    if len(taken) > 1:
         return "has neither sound nor picture"
-    return "has no sound, and the model only hears" if hears else "has no picture, and the model only sees"
+    return {
+        "input_values": "has no sound, and the model only hears",
+        "pixel_values": "has no picture, and the model only sees",
+    }[taken[0]]
+
+
+def rank_labels(probabilities: torch.Tensor, id2label: dict[int, str], top_k: int) -> list[tuple[str, float]]:
+    """The best `top_k` labels with their probabilities `(classes,)`, best first; all where there are fewer."""
+    values, indices = probabilities.topk(min(top_k, len(probabilities)))
+    return [(id2label[index], value) for value, index in zip(values.tolist(), indices.tolist(), strict=True)]
 
 
 @torch.inference_mode()
@@ -158,10 +184,7 @@ def _best_labels(model: PreTrainedModel, inputs: dict[str, torch.Tensor], top_k:
     """The softmax averaged over the frames; the one spectrogram goes with each of them."""
     batch = max(len(values) for values in inputs.values())
     logits = model(**{name: values.expand(batch, *values.shape[1:]) for name, values in inputs.items()}).logits
-    probabilities = logits.float().softmax(dim=-1).mean(dim=0)
-    values, indices = probabilities.topk(min(top_k, len(probabilities)))
-    labels = model.config.id2label
-    return [(labels[index], value) for value, index in zip(values.tolist(), indices.tolist(), strict=True)]
+    return rank_labels(logits.float().softmax(dim=-1).mean(dim=0), model.config.id2label, top_k)
 
 
 def _cell(label: str, probability: float, width: int) -> str:

@@ -126,23 +126,32 @@ def segment_clip(
     if clip.frames is None:
         raise MediaError(clip.path, "has no picture, and only pictures can be segmented")
     duration = float(seconds if clip.duration_seconds is None else min(clip.duration_seconds, seconds))
-    # later times, which show the last frame again, are cut off; a clip of under a second keeps one
-    count = max(1, math.floor(duration + 1 - FRAME_WITHIN_SECOND))
-    input_values, notes = _sound(clip, processor, count)
+    count = frames_within(duration)
+    input_values, notes = sound_inputs(clip, processor, count)
     pixel_values = processor(images=clip.frames[:count], return_tensors="pt")["pixel_values"]
     probabilities = _probabilities(model, input_values, pixel_values, clip.frames.shape[1:3])
     times = np.array(times[:count])
     return ClipSegmentation(clip.path, clip.frames[:count], probabilities, times, duration, clip.waveform, rate, notes)
 
 
-def _sound(clip: Clip, processor: ProcessorMixin, count: int) -> tuple[Tensor, list[str]]:
-    """`input_values` `(1, frames, 96, 64)` of the clip's sound, or of silence where it has none."""
+def frames_within(duration: float) -> int:
+    """Seconds of a clip that have a frame: later times show the last one again. Of less than a second one is kept."""
+    return max(1, math.floor(duration + 1 - FRAME_WITHIN_SECOND))
+
+
+def sound_inputs(clip: Clip, processor: ProcessorMixin, count: int) -> tuple[Tensor, list[str]]:
+    """`input_values` `(1, count, 96, 64)` of the clip's sound, or of silence where it has none, and notes of that."""
     if clip.waveform is not None and not is_silent(clip.waveform):
         sound = processor(audio=clip.waveform, sampling_rate=clip.sampling_rate, num_frames=count, return_tensors="pt")
         return sound["input_values"], []
     silent = "" if clip.waveform is None else ", the stream is silent"
     silence = torch.from_numpy(processor.feature_extractor.silence(count))
     return silence[None], [f"no sound{silent}: silence was given"]
+
+
+def probabilities_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Sigmoids of `(batch, frames, rows, columns)` at another size, `(height, width)`; float32."""
+    return interpolate(logits.float().sigmoid(), size=size, mode="bilinear", align_corners=False)
 
 
 @torch.inference_mode()
@@ -157,5 +166,5 @@ def _probabilities(
     for sound, pictures in parts:
         inputs = {"input_values": sound, "pixel_values": pictures}
         logits = model(**{name: values.to(model.device, model.dtype) for name, values in inputs.items()}).logits
-        maps.append(interpolate(logits.float().sigmoid(), size=size, mode="bilinear", align_corners=False)[0].cpu())
+        maps.append(probabilities_at(logits, size)[0].cpu())
     return torch.cat(maps).numpy()
