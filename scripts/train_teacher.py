@@ -35,7 +35,6 @@ from hf_emktd.training import (
     derive_config,
     evaluate_model,
     evaluation_results,
-    family_for,
     family_of,
     hyper_parameters,
     load_model,
@@ -49,8 +48,6 @@ from hf_emktd.training import (
 )
 from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
-
-CLASSIFIER = family_for("audio-visual-classification")
 
 
 @dataclass
@@ -69,8 +66,8 @@ class TeacherArguments:
     preset: str | None = field(
         default=None,
         metadata={
-            "help": "Size of a teacher from scratch: base (the default), small or tiny for events (CAV-MAE); b5 (the "
-            "default) to b0 for masks (AVSegFormer with PVTv2)."
+            "help": "Size of a teacher from scratch: base (the default), small or tiny for events (CAV-MAE), or "
+            "ast-vit-base, -small or -tiny; b5 (the default) to b0 for masks (AVSegFormer with PVTv2)."
         },
     )
     config_fields: list[str] = field(
@@ -145,12 +142,12 @@ def teacher_config(args: TeacherArguments, data_args: DataArguments) -> PreTrain
     if args.init is not None:
         config = AutoConfig.from_pretrained(args.init)
     else:
-        named = [family for family in FAMILIES.values() if args.preset in family.presets]
-        family = family_for(task_of(data_args.dataset)) if data_args.dataset else next(iter(named), CLASSIFIER)
-        if args.preset is not None and args.preset not in family.presets:
-            raise ValueError(
-                f"--preset {args.preset} is no size of a model for {data_args.dataset}: {', '.join(family.presets)}."
-            )
+        task = task_of(data_args.dataset) if data_args.dataset else None
+        families = [family for family in FAMILIES.values() if task in (None, family.config_class.task)]
+        family = next((family for family in families if args.preset in (None, *family.presets)), None)
+        if family is None:
+            names = ", ".join(name for family in families for name in family.presets)
+            raise ValueError(f"--preset {args.preset} is no size of a model for {data_args.dataset}: {names}.")
         config = family.config_class(**family.presets[args.preset or family.default_preset])
     return derive_config(config, parse_overrides(args.config_fields, config))
 

@@ -1,7 +1,14 @@
 """Small audio-visual students from large teachers: entropy-monitored kernelized token distillation."""
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
+from .lazy_pipeline import LazyPipeline
+from .models.audio_visual_encoder import (
+    AudioVisualEncoderConfig,
+    AudioVisualEncoderForAudioVisualClassification,
+    AudioVisualEncoderModel,
+)
 from .models.avsegformer import (
     AvSegFormerConfig,
     AvSegFormerFeatureExtractor,
@@ -27,8 +34,9 @@ def _register_auto_classes() -> None:
     Makes the Auto classes know this package's models, both ways: as soon as it is imported, and, since saved models
     carry their code, through `trust_remote_code=True` where it is not installed.
     """
-    cav_mae = (CavMaeConfig, CavMaeForAudioVisualClassification)
-    _register_family(*cav_mae, CavMaeFeatureExtractor, CavMaeImageProcessor, CavMaeProcessor)
+    cav_mae_inputs = (CavMaeFeatureExtractor, CavMaeImageProcessor, CavMaeProcessor)
+    _register_family(CavMaeConfig, CavMaeForAudioVisualClassification, *cav_mae_inputs)
+    _register_family(AudioVisualEncoderConfig, AudioVisualEncoderForAudioVisualClassification, *cav_mae_inputs)
     avsegformer = (AvSegFormerConfig, AvSegFormerForAudioVisualSegmentation)
     _register_family(*avsegformer, AvSegFormerFeatureExtractor, AvSegFormerImageProcessor, AvSegFormerProcessor)
 
@@ -48,9 +56,22 @@ def _register_family(
     processor.register_for_auto_class("AutoProcessor")
 
 
+def _register_pipelines() -> None:
+    names = {
+        CavMaeConfig.task: "AudioVisualClassificationPipeline",
+        AvSegFormerConfig.task: "AudioVisualSegmentationPipeline",
+    }
+    for task, name in names.items():
+        PIPELINE_REGISTRY.register_pipeline(task, LazyPipeline(name), pt_model=AutoModel, type="multimodal")
+
+
 _register_auto_classes()
+_register_pipelines()
 
 __all__ = [
+    "AudioVisualEncoderConfig",
+    "AudioVisualEncoderForAudioVisualClassification",
+    "AudioVisualEncoderModel",
     "AvSegFormerConfig",
     "AvSegFormerFeatureExtractor",
     "AvSegFormerForAudioVisualSegmentation",

@@ -21,7 +21,7 @@ def teacher():
 def test_families_of_configs_and_tasks():
     assert family_of(CavMaeConfig()) is family_for("audio-visual-classification")
     assert family_of(AvSegFormerConfig()) is family_for("audio-visual-segmentation")
-    with pytest.raises(ValueError, match="'bert' is none of cav_mae, avsegformer"):
+    with pytest.raises(ValueError, match="'bert' is none of cav_mae, avsegformer, audio_visual_encoder"):
         family_of(type("Other", (), {"model_type": "bert"})())
 
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from ..distillation.teacher import check_compatible
-from .families import family_of
+from .families import families_for, family_of
 from .loading import load_model
 
 
@@ -26,10 +26,12 @@ def build_student_config(
 
     Args:
         teacher: the teacher's config; input sizes, classes and depths come from it unless overridden.
-        student: a preset of the teacher's family (`tiny`, `small`, `base` of CAV-MAE, `b0` to `b5` of AVSegFormer), or
-            a directory or Hub id of a model, or a directory with a config alone. By default the paper's proportions: a
-            quarter of CAV-MAE's width and heads (768 gives 192), PVTv2-b0 for AVSegFormer's PVTv2-b5.
-        overrides: `field=value` strings, values in JSON, such as `modality_specific_depth=2`.
+        student: a preset of a family that learns the teacher's task (`tiny`, `small`, `base` of CAV-MAE,
+            `ast-vit-tiny` and so on of two encoders, `b0` to `b5` of AVSegFormer), or a directory or Hub id of a
+            model, or a directory with a config alone, which gets the teacher's classes. By default the paper's
+            proportions: a quarter of CAV-MAE's width and heads (768 gives 192), PVTv2-b0 for AVSegFormer's PVTv2-b5.
+        overrides: `field=value` strings, values in JSON, such as `modality_specific_depth=2`, or
+            `vision_config.num_hidden_layers=4` where the config holds another.
         modalities: `audio`, `visual` or both: what the student takes. By default what its preset's teacher or its
             directory's model does.
 
@@ -37,25 +39,37 @@ def build_student_config(
         ValueError: for an unknown preset or field, a student whose classes, inputs or tokens do not fit the teacher's,
             or a modality that its task cannot do without.
     """
-    family = family_of(teacher)
     if student is None:
-        config = derive_config(teacher, family.smaller(teacher) | {"_name_or_path": ""})
-    elif student in family.presets:
-        config = derive_config(teacher, {**family.presets[student], "_name_or_path": ""})
+        config = derive_config(teacher, family_of(teacher).smaller(teacher) | {"_name_or_path": ""})
     elif is_model_name(student):
         config = AutoConfig.from_pretrained(student)
         if not has_weights(student):
-            config = derive_config(config, {"_name_or_path": ""})
+            config = derive_config(config, {"_name_or_path": "", "id2label": teacher.id2label})
     else:
-        raise ValueError(
-            f"student must be one of {', '.join(family.presets)} or a directory or Hub id, got {student!r}."
-        )
+        config = preset_config(student, teacher)
     config = derive_config(config, parse_overrides(overrides or [], config))
     if modalities is not None:
         config = derive_config(config, family_of(config).of_modalities(modalities))
     check_compatible(config, teacher)
     family_of(config).check_inputs(config, teacher)
     return config
+
+
+def preset_config(name: str, teacher: PreTrainedConfig) -> PreTrainedConfig:
+    """
+    Config of a named size with the teacher's inputs and classes; of its own family where that has the name.
+
+    Raises:
+        ValueError: if no family that learns the teacher's task has it.
+    """
+    own = family_of(teacher)
+    families = sorted(families_for(teacher.task), key=lambda family: family is not own)
+    family = next((family for family in families if name in family.presets), None)
+    if family is None:
+        names = ", ".join(name for family in families for name in family.presets)
+        raise ValueError(f"student must be one of {names} or a directory or Hub id, got {name!r}.")
+    start = teacher if family is own else family.config_class()
+    return derive_config(start, {**family.preset_for(name, teacher), "_name_or_path": ""})
 
 
 def build_student(
@@ -129,20 +143,23 @@ def check_parts(config: PreTrainedConfig, parts: list[str]) -> None:
 
 def parse_overrides(overrides: list[str], config: PreTrainedConfig) -> dict[str, Any]:
     """
-    `["hidden_size=96"]` as `{"hidden_size": 96}`.
+    `["hidden_size=96"]` as `{"hidden_size": 96}`; `["vision_config.hidden_size=96"]` as that whole config, changed.
 
     Raises:
         ValueError: unless each is `FIELD=VALUE` with a field of `config`.
     """
-    known = [name for name in sorted(config.to_dict()) if not name.startswith("_")]
+    values = {name: value for name, value in config.to_dict().items() if not name.startswith("_")}
     fields = {}
     for override in overrides:
         name, separator, value = override.partition("=")
-        if not separator or name not in known:
+        outer, _, inner = name.partition(".")
+        holder = fields.get(outer, values.get(outer)) if inner else values
+        if not separator or not isinstance(holder, dict) or (inner or name) not in holder:
             raise ValueError(
-                f"expected FIELD=VALUE with a field of {type(config).__name__} ({', '.join(known)}), got {override!r}."
+                f"expected FIELD=VALUE with a field of {type(config).__name__} ({', '.join(sorted(values))}), got "
+                f"{override!r}."
             )
-        fields[name] = json_or_text(value)
+        fields[outer] = {**holder, inner: json_or_text(value)} if inner else json_or_text(value)
     return fields
 
 

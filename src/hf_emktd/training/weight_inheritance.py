@@ -148,7 +148,13 @@ def _tensor(model: nn.Module, name: str) -> Tensor:
 def _check_configs(student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
     if student.model_type != teacher.model_type:
         raise ValueError(f"a {student.model_type} cannot inherit the weights of a {teacher.model_type}.")
-    for name in family_of(teacher).unsliced_sizes:
+    unsliced_sizes = family_of(teacher).unsliced_sizes
+    if unsliced_sizes is None:
+        raise ValueError(
+            f"weights of a {teacher.model_type} cannot be sliced: how its encoders lay out their heads is theirs. Let "
+            "the student start from scratch, or from encoders of its own size."
+        )
+    for name in unsliced_sizes:
         own, given = (np.ravel(getattr(config, name)).tolist() for config in (student, teacher))
         if own != given:
             raise ValueError(
