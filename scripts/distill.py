@@ -60,8 +60,10 @@ from hf_emktd.training import (
     to_json,
     train_monitor,
 )
+from hf_emktd.training.cached_views import CachedViews, SignalCollator
 from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
+from hf_emktd.training.teacher_cache import TeacherCache, cache_source
 from hf_emktd.training.weight_inheritance import INHERIT, SCRATCH, STUDENT_INITS
 
 
@@ -105,7 +107,13 @@ class ModelArguments:
             "help": "Directory or Hub id that holds entropy_monitor/; by default the teacher, or one is trained."
         },
     )
-
+    teacher_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that cache_teacher.py wrote: the teacher's signals are read from it and its views of the "
+            "clips are trained on. Without objectives only the views are."
+        },
+    )
     inherit: list[str] | None = field(
         default=None,
         metadata={
@@ -155,6 +163,7 @@ def main() -> None:
             check_inheritance(config, teacher)
         with args.main_process_first(desc="features"):
             data = open_clips(data_args, teacher_processor, model_config=teacher.config)
+        cache = None if models.teacher_cache is None else TeacherCache(models.teacher_cache)
     monitor = get_monitor(models, args, teacher, data) if any(o.requires_entropies for o in objectives) else None
     set_seed(args.seed)  # the same student whether or not a monitor was trained before it
     student, processor = build_student(config, teacher_processor, models.student)
@@ -162,16 +171,23 @@ def main() -> None:
         inherit_weights(student, teacher)
     if not has_weights(models.student):
         args.freeze = [*args.freeze, *inherit(student, teacher, models.inherit)]
+    train_views = data.train_views(augmentation, processor, None if cache else teacher_processor)
+    signals, collator = LiveTeacher(teacher, monitor), AudioVisualCollator()
+    if cache is not None:
+        with refusals_in_one_line():
+            cache.check_source(cache_source(teacher, monitor, teacher_processor, data, train_views))
+        train_views = CachedViews(train_views, cache, with_signals=bool(objectives))
+        signals, collator = cache.teacher(teacher.config), SignalCollator()
     push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
     trainer = EMKTDTrainer(
         student,
         args,
-        teacher=LiveTeacher(teacher, monitor),
+        teacher=signals,
         objectives=objectives,
-        train_dataset=data.train_views(augmentation, processor, teacher_processor),
+        train_dataset=train_views,
         eval_dataset=data.validation_views(processor),
         train_labels=data.train_labels,
-        data_collator=AudioVisualCollator(),
+        data_collator=collator,
         processing_class=processor,
     )
     started = time.perf_counter()
@@ -215,7 +231,7 @@ def get_monitor(
     """The monitor that was named, the one at hand, or one trained now into the run's folder."""
     if models.monitor is not None:
         return load_monitor(models.monitor)
-    monitor = find_monitor(models.teacher, args.output_dir)
+    monitor = find_monitor(models.teacher, *filter(None, [models.teacher_cache]), args.output_dir)
     if monitor is None:
         folder = str(Path(args.output_dir) / MONITOR_FOLDER)
         monitor = train_monitor(teacher, data, EntropyMonitorArguments.within(args, folder))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -186,6 +186,11 @@ class ViewTransform(ABC):
     def view(self, features_row: dict[str, Any], view_seed: int) -> dict[str, Any]:
         """The view of one clip that belongs to `view_seed`, a non-negative integer."""
 
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What decides, beside the clips, what a teacher sees in the view of a seed, as plain JSON values."""
+
     def _unless_same(self, teacher: Any | None) -> Any | None:
         """The teacher's processor, or `None` where it prepares the same inputs."""
         return None if teacher is None or same_inputs(teacher, self.processor) else teacher
@@ -260,6 +265,18 @@ class ClipTransform(ViewTransform):
             inputs = _model_inputs(self.teacher_processor, fbank, frames, shares)
             view |= {f"teacher_{name}": value for name, value in inputs.items()}
         return view
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        std = self.processor.feature_extractor.std if self.augmentation.noise else None
+        limits = {"freq_mask_bins": self.freq_mask_bins, "time_mask_frames": self.time_mask_frames}
+        return {
+            "seed": self.seed,
+            "frame_index": self.frame_index,
+            "augmentation": asdict(self.augmentation) | limits,
+            # the noise is added, and the sound is cut and rolled, as the student hears it
+            "student_hears": {"audio_length": self.num_frames, "num_mel_bins": self.num_mel_bins, "std": std},
+        }
 
     def _mask_limits(self) -> tuple[int, int]:
         limits = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -130,6 +130,11 @@ class SceneTransform(ViewTransform):
             inputs = self._model_inputs(self.teacher_processor, log_mel, frames)
             view |= {f"teacher_{name}": value for name, value in inputs.items()}
         return view
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        augmentation = asdict(self.augmentation)
+        return {"seed": self.seed, "sound": self.sound, "augmentation": augmentation, "num_frames": self.num_frames}
 
     def _check_teacher_frames(self) -> None:
         if self.teacher_processor is None:

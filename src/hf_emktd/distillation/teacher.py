@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,8 +67,15 @@ class LiveTeacher(nn.Module):
         self.model = model if dtype is None else model.to(dtype)
         self.monitor = monitor
         self.grids = token_grids(model.config)
+        self.config = model.config
         self.requires_grad_(False)
         self.eval()
+
+    def check_serves(self, objectives: Iterable[Any]) -> None:
+        """Raises `ValueError` if objectives need entropies and there is no monitor."""
+        if self.monitor is None and any(objective.requires_entropies for objective in objectives):
+            names = ", ".join(type(objective).__name__ for objective in objectives)
+            raise ValueError(f"{names} need branch entropies: pass LiveTeacher(model, monitor=EntropyMonitor(...)).")
 
     def train(self, mode: bool = True) -> LiveTeacher:
         """Stays in eval mode whatever `mode` says."""

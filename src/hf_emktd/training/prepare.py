@@ -9,16 +9,20 @@ from accelerate.utils import DistributedType
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from transformers import PreTrainedModel
 
+from ..distillation.cached_teacher import CachedTeacher
 from ..distillation.teacher import LiveTeacher
 
 
-def prepare_frozen(accelerator: Accelerator, teacher: LiveTeacher) -> LiveTeacher:
+def prepare_frozen(accelerator: Accelerator, teacher: LiveTeacher | CachedTeacher) -> LiveTeacher | CachedTeacher:
     """
     Places the teacher as the run's backend asks: one copy a device under DDP, sharded under FSDP2 and ZeRO-3.
 
     `Accelerator.prepare_model(evaluation_mode=True)` alone keeps a whole copy on every device under FSDP2 and
-    DeepSpeed, so those two are prepared by their own calls. It stays outside the DDP wrapper: nothing to reduce.
+    DeepSpeed, so those two are prepared by their own calls. It stays outside the DDP wrapper: nothing to reduce. A
+    cached teacher has nothing to place.
     """
+    if isinstance(teacher, CachedTeacher):
+        return teacher
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         teacher.model = _prepare_deepspeed(accelerator, teacher.model)
     elif accelerator.is_fsdp2:

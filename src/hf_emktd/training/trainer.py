@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import ModelOutput
 
 from ..data.augmentation import balanced_sample_weights
+from ..distillation.cached_teacher import CachedTeacher
 from ..distillation.kernel_choice import choose_kernel
 from ..distillation.objectives import DistillationObjective
 from ..distillation.teacher import LiveTeacher, TeacherSignal, branch_tokens, check_compatible
@@ -181,7 +182,8 @@ class AudioVisualTrainer(Trainer):
         weights = None
         if self.args.balanced_sampling:
             weights = balanced_sample_weights(self.train_labels, max(self.train_labels) + 1)
-        sampler = ClipSampler(len(dataset), seed, weights, with_view_seeds=isinstance(dataset, ClipViews))
+        options = {"with_view_seeds": True, "num_views": dataset.num_views} if isinstance(dataset, ClipViews) else {}
+        sampler = ClipSampler(len(dataset), seed, weights, **options)
         self.epoch_of_sampler.sampler = sampler
         return sampler
 
@@ -193,7 +195,8 @@ class EMKTDTrainer(AudioVisualTrainer):
     Args:
         model: the student.
         args: [`DistillationArguments`].
-        teacher: [`~distillation.teacher.LiveTeacher`]; may be `None` when `objectives` is empty.
+        teacher: [`~distillation.teacher.LiveTeacher`], or [`~distillation.cached_teacher.CachedTeacher`] with
+            [`CachedViews`] as `train_dataset`; may be `None` when `objectives` is empty.
         objectives: modules of `distillation.objectives`; their parts are added to the task loss.
         kwargs: those of [`AudioVisualTrainer`].
 
@@ -214,7 +217,7 @@ class EMKTDTrainer(AudioVisualTrainer):
         model: PreTrainedModel,
         args: DistillationArguments,
         *,
-        teacher: LiveTeacher | None = None,
+        teacher: LiveTeacher | CachedTeacher | None = None,
         objectives: Sequence[DistillationObjective] = (),
         **kwargs,
     ):
@@ -354,14 +357,15 @@ def _check_objectives(objectives: Sequence[DistillationObjective]) -> None:
 
 
 def _check_teacher(
-    student: PreTrainedModel, teacher: LiveTeacher | None, objectives: Sequence[DistillationObjective]
+    student: PreTrainedModel,
+    teacher: LiveTeacher | CachedTeacher | None,
+    objectives: Sequence[DistillationObjective],
 ) -> None:
     names = ", ".join(type(objective).__name__ for objective in objectives)
     if teacher is None:
         raise ValueError(f"{names} need a teacher, got teacher=None.")
-    check_compatible(student.config, teacher.model.config)
-    if teacher.monitor is None and any(objective.requires_entropies for objective in objectives):
-        raise ValueError(f"{names} need branch entropies: pass LiveTeacher(model, monitor=EntropyMonitor(...)).")
+    check_compatible(student.config, teacher.config)
+    teacher.check_serves(objectives)
 
 
 def _scale_head_learning_rate(optimizer: torch.optim.Optimizer, backbone: nn.Module, factor: float) -> None:

@@ -25,7 +25,12 @@ class ClipViews(Dataset):
     Args:
         features: rows as [`~data.features.extract_features`] stores them.
         transform: makes a view of a row.
+
+    Attributes:
+        num_views: how many views of a clip there are; `None`: one for every seed.
     """
+
+    num_views: int | None = None
 
     def __init__(self, features: datasets.Dataset, transform: ClipTransform):
         self.features = features.with_format(None)
@@ -57,15 +62,23 @@ class ClipSampler(Sampler):
         seed: non-negative.
         weights: *optional*, `(num_clips,)`; clips are then drawn in proportion to them, with replacement.
         with_view_seeds: whether to give `(clip, seed)`, for [`ClipViews`], or the clip's index alone.
+        num_views: *optional*, how many views each clip has; gives `(clip, view)` then, every view of a clip once in as
+            many epochs, in an order of its own.
     """
 
     def __init__(
-        self, num_clips: int, seed: int, weights: np.ndarray | None = None, with_view_seeds: bool = False
+        self,
+        num_clips: int,
+        seed: int,
+        weights: np.ndarray | None = None,
+        with_view_seeds: bool = False,
+        num_views: int | None = None,
     ) -> None:
         self.num_clips = num_clips
         self.seed = seed
         self.shares = None if weights is None else weights / weights.sum()
         self.with_view_seeds = with_view_seeds
+        self.num_views = num_views
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -80,9 +93,27 @@ class ClipSampler(Sampler):
             order = random.permutation(self.num_clips)
         else:
             order = random.choice(self.num_clips, size=self.num_clips, p=self.shares)
+        if self.num_views is not None:
+            return zip(order.tolist(), self._views_of_epoch(order).tolist(), strict=True)
         if not self.with_view_seeds:
             return iter(order.tolist())
         return zip(order.tolist(), random.integers(2**63 - 1, size=self.num_clips).tolist(), strict=True)
+
+    def _views_of_epoch(self, order: np.ndarray) -> np.ndarray:
+        """Which of its views each clip of `order` shows in this epoch; drawn twice, it shows two."""
+        cycle, place = divmod(self.epoch, self.num_views)
+        random = np.random.default_rng([self.seed, cycle, self.num_views])
+        turns = random.permuted(np.tile(np.arange(self.num_views), (self.num_clips, 1)), axis=1)
+        return turns[order, (place + _times_before(order)) % self.num_views]
+
+
+def _times_before(values: np.ndarray) -> np.ndarray:
+    """How often each entry of `values` occurs before its own place."""
+    by_value = values.argsort(kind="stable")
+    ordered = values[by_value]
+    times = np.empty_like(by_value)
+    times[by_value] = np.arange(len(values)) - np.searchsorted(ordered, ordered)
+    return times
 
 
 def _random_seed() -> int:

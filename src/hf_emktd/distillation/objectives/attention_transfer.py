@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..teacher import TeacherSignal
+from ..token_codes import RELATIONS
 from ..token_distillation import BRANCHES, Grids, pool_branch
 from .token_objective import GridObjective
 
@@ -37,6 +38,7 @@ class AttentionTransfer(GridObjective):
     """
 
     name = "at"
+    reads = RELATIONS
     citation = """@inproceedings{zagoruyko2017paying,
   title={Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via Attention Transfer},
   author={Zagoruyko, Sergey and Komodakis, Nikos},

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from ..teacher import TeacherSignal
+from ..token_codes import TOKENS
 
 
 class DistillationObjective(nn.Module, ABC):
@@ -23,6 +24,9 @@ class DistillationObjective(nn.Module, ABC):
 
     - **name** (`str`) -- The key of the objective in `OBJECTIVES` and the prefix of its parts.
     - **citation** (`str`) -- BibTeX for the model card.
+    - **reads** (`str`) -- The most it reads of the teacher, which decides the teacher caches that can serve it:
+      `"logits"`; `"relations"`, how tokens of one clip lie to each other and how long they are, in any basis;
+      `"tokens"`, also beside another clip's or projected; `"stages"` of a picture encoder.
     - **requires_tokens** (`bool`) -- Whether the student must return its tokens.
     - **requires_entropies** (`bool`) -- Whether the teacher needs an entropy monitor.
     - **calibration_clips** (`int`) -- Least number of clips that `calibrate` wants to see.
@@ -30,6 +34,7 @@ class DistillationObjective(nn.Module, ABC):
 
     name: ClassVar[str]
     citation: ClassVar[str]
+    reads: ClassVar[str] = TOKENS
     requires_tokens: ClassVar[bool] = False
     requires_entropies: ClassVar[bool] = False
     calibration_clips: int = 0

@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 
 from ..kernels import at_least_float32, autocast_disabled
 from ..teacher import TeacherSignal
+from ..token_codes import LOGITS
 from .base import DistillationObjective, check_positive, check_weight
 from .mask_logit_distillation import bernoulli_divergence, resize_logits
 from .mask_logits import check_masks
@@ -49,6 +50,7 @@ class BoundaryDistillation(DistillationObjective):
     """
 
     name = "bpkd"
+    reads = LOGITS
     citation = """@inproceedings{liu2024bpkd,
   title={BPKD: Boundary Privileged Knowledge Distillation For Semantic Segmentation},
   author={Liu, Liyang and Wang, Zihan and Phan, Minh Hieu and Zhang, Bowen and Ge, Jinchao and Liu, Yifan},

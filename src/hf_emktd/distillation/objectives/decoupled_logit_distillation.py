@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 
 from ..kernels import at_least_float32, autocast_disabled
 from ..teacher import TeacherSignal
+from ..token_codes import LOGITS
 from .base import DistillationObjective, check_positive, check_weight
 from .class_logits import check_logits, target_classes, without_target
 
@@ -43,6 +44,7 @@ class DecoupledLogitDistillation(DistillationObjective):
     """
 
     name = "dkd"
+    reads = LOGITS
     citation = """@inproceedings{zhao2022decoupled,
   title={Decoupled Knowledge Distillation},
   author={Zhao, Borui and Cui, Quan and Song, Renjie and Qiu, Yiyu and Liang, Jiajun},

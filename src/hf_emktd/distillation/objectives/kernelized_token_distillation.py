@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..kernels import TokenKernel
 from ..teacher import TeacherSignal
+from ..token_codes import RELATIONS
 from ..token_distillation import BRANCHES, Grids, gram_spread, sliding_windows, token_distillation_loss
 from .kernel_objective import KernelObjective
 
@@ -43,6 +44,7 @@ class KernelizedTokenDistillation(KernelObjective):
     """
 
     name = "ktd"
+    reads = RELATIONS
     citation = """@inproceedings{park2026entropy,
   title={Entropy-Monitored Kernelized Token Distillation for Audio-Visual Compression},
   author={Park, Hyoungseob and Ke, Lipeng and Mohapatra, Pritish and Ying, Huajun and Venkataraman, Sankar and Wong, Alex},

@@ -10,6 +10,7 @@ from transformers.utils import ModelOutput
 
 from ..kernels import at_least_float32, autocast_disabled
 from ..teacher import TeacherSignal
+from ..token_codes import LOGITS
 from .base import DistillationObjective, check_positive, check_weight
 from .class_logits import check_logits
 
@@ -31,6 +32,7 @@ class LogitDistillation(DistillationObjective):
     """
 
     name = "kd"
+    reads = LOGITS
     citation = """@article{hinton2015distilling,
   title={Distilling the Knowledge in a Neural Network},
   author={Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 
 from ..kernels import at_least_float32, autocast_disabled
 from ..teacher import TeacherSignal
+from ..token_codes import STAGES
 from .base import DistillationObjective, check_positive, check_weight
 
 POOLED_SIDES = (4, 2, 1)
@@ -47,6 +48,7 @@ class MultiStageFeatures(DistillationObjective):
     """
 
     name = "transkd"
+    reads = STAGES
     citation = """@article{liu2022transkd,
   title={TransKD: Transformer Knowledge Distillation for Efficient Semantic Segmentation},
   author={Liu, Ruiping and Yang, Kailun and Roitberg, Alina and Zhang, Jiaming and Peng, Kunyu and Liu, Huayao and Stiefelhagen, Rainer},

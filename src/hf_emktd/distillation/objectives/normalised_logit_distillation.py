@@ -9,6 +9,7 @@ from transformers.utils import ModelOutput
 
 from ..kernels import at_least_float32, autocast_disabled
 from ..teacher import TeacherSignal
+from ..token_codes import LOGITS
 from .base import DistillationObjective, check_positive, check_weight
 from .class_logits import check_logits, target_classes, without_target
 
@@ -35,6 +36,7 @@ class NormalisedLogitDistillation(DistillationObjective):
     """
 
     name = "nkd"
+    reads = LOGITS
     citation = """@inproceedings{yang2023knowledge,
   title={From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and Customized Soft Labels},
   author={Yang, Zhendong and Zeng, Ailing and Yuan, Chun and Li, Yu},

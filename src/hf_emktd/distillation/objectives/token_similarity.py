@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..kernels import unit_tokens
 from ..teacher import TeacherSignal
+from ..token_codes import RELATIONS
 from ..token_distillation import BRANCHES, Grids
 from .base import check_positive
 from .token_objective import GridObjective
@@ -46,6 +47,7 @@ class MaskedTokenSimilarity(GridObjective):
     """
 
     name = "mtst"
+    reads = RELATIONS
     citation = """@inproceedings{choi2023masked,
   title={Masked Token Similarity Transfer for Compressing Transformer-Based {ASR} Models},
   author={Choi, Euntae and Lim, Youshin and Kim, Byeong-Yeol and Kim, Hyung Yong and Lee, Hanbin and Lim, Yunkyu and Yu, Seung Woo and Yoo, Sungjoo},

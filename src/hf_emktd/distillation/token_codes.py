@@ -1,0 +1,176 @@
+"""What is kept of the tokens of a branch, to be compared with a student's later."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .kernels import unit_tokens
+
+# What an objective may read of a teacher: its answers, how the tokens of a clip lie to each other, the tokens
+# themselves, or the stages of a picture encoder.
+READS = LOGITS, RELATIONS, TOKENS, STAGES = ("logits", "relations", "tokens", "stages")
+
+RANK_STEP = 4
+# the smaller side of a matrix up to which all its singular values cost no more than the leading ones
+EXACT_SIDE = 128
+OVERSAMPLED = 16
+POWER_ITERATIONS = 2
+
+
+@dataclass(frozen=True)
+class TokenCodec(ABC):
+    """
+    Turns the tokens of a branch into columns of numbers and back.
+
+    Class attributes:
+
+    - **name** (`str`) -- Its key in `CODECS`.
+    - **serves** (`tuple[str, ...]`) -- Which of `READS` can be had from its codes.
+    - **columns** (`dict[str, tuple[str, bool]]`) -- By column of a clip's code its dtype, and whether it has a row for
+      each token or a single one.
+    """
+
+    name: ClassVar[str]
+    serves: ClassVar[tuple[str, ...]]
+    columns: ClassVar[Mapping[str, tuple[str, bool]]]
+
+    @abstractmethod
+    def encode(self, tokens: Tensor) -> list[dict[str, Tensor]]:
+        """Tokens `(batch, tokens, width)` -> for each clip its `columns`, each `(tokens or 1, any)`."""
+
+    @abstractmethod
+    def decode(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """The `columns` of a batch, each `(batch, tokens or 1, any)` -> float32 `(batch, tokens, any)`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and constants as plain values."""
+        return {"name": self.name} | asdict(self)
+
+
+@dataclass(frozen=True)
+class PlainTokens(TokenCodec):
+    """The tokens themselves in float16: two bytes a number, and every objective on tokens is served."""
+
+    name = "tokens"
+    serves = (LOGITS, RELATIONS, TOKENS)
+    columns: ClassVar[Mapping[str, tuple[str, bool]]] = {"tokens": ("float16", True)}
+
+    def encode(self, tokens: Tensor) -> list[dict[str, Tensor]]:
+        largest = torch.finfo(torch.float16).max
+        return [{"tokens": clip} for clip in tokens.clamp(-largest, largest).half()]
+
+    def decode(self, columns: Mapping[str, Tensor]) -> Tensor:
+        return columns["tokens"].float()
+
+
+@dataclass(frozen=True)
+class TokenRelations(TokenCodec):
+    r"""
+    How the tokens of a clip lie to each other, in far fewer numbers than the tokens: the rows of
+    \\(U_r S_r\\) of the singular value decomposition of the unit tokens, whose Gram matrix is the nearest of its rank
+    to that of the tokens, each column in int8 with a scale, and the lengths of the tokens, so that they can still be
+    pooled. Not part of the paper, whose teacher runs beside the student.
+
+    The rank of each clip is the least multiple of four for which the cosines of the decoded tokens, after rounding,
+    deviate from those of the tokens by no more than `max_error` in the root mean square over all pairs. The loss is a
+    mean over these pairs, so this is what moves it; the largest deviation of a pair is a few times that.
+
+    Args:
+        max_error (`float`, *optional*, defaults to 0.01): see above.
+        max_rank (`int`, *optional*, defaults to 128): where the search ends, whether the bound holds or not.
+
+    Raises:
+        ValueError: for a constant outside its range.
+    """
+
+    name = "relations"
+    serves = (LOGITS, RELATIONS)
+    columns: ClassVar[Mapping[str, tuple[str, bool]]] = {
+        "code": ("int8", True),
+        "scale": ("float32", False),
+        "length": ("float16", True),
+    }
+
+    max_error: float = 0.01
+    max_rank: int = 128
+
+    def __post_init__(self) -> None:
+        if not self.max_error > 0:
+            raise ValueError(f"max_error must be positive, got {self.max_error}.")
+        if self.max_rank < RANK_STEP:
+            raise ValueError(f"max_rank must be at least {RANK_STEP}, got {self.max_rank}.")
+
+    def encode(self, tokens: Tensor) -> list[dict[str, Tensor]]:
+        tokens = tokens.float()
+        lengths = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+        lengths = lengths.clamp(max=torch.finfo(torch.float16).max).half()
+        unit = unit_tokens(tokens)
+        factors = _leading_factors(unit, self.max_rank)
+        return [
+            self._shortest(*clip) | {"length": length} for *clip, length in zip(unit, factors, lengths, strict=True)
+        ]
+
+    def decode(self, columns: Mapping[str, Tensor]) -> Tensor:
+        return unit_tokens(columns["code"] * columns["scale"]) * columns["length"]
+
+    def _shortest(self, unit: Tensor, factor: Tensor) -> dict[str, Tensor]:
+        """Code and scale of the least rank that keeps the bound, of one clip."""
+        gram = unit @ unit.T
+        code, scale = _rounded(factor)
+        for rank in _ranks(factor, self.max_error):
+            difference = gram - _gram_of(code[:, :rank] * scale[:, :rank])
+            if difference.square().mean().sqrt() <= self.max_error:
+                break
+        return {"code": code[:, :rank].contiguous(), "scale": scale[:, :rank].contiguous()}
+
+
+def cosine_errors(tokens: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    By clip `(batch,)` the largest and the root mean square deviation of the cosines between its tokens,
+    `(batch, tokens, width)` against `(batch, tokens, any)`.
+    """
+    deviation = (_gram_of(tokens.float()) - _gram_of(decoded)).flatten(1)
+    return deviation.abs().amax(dim=1), deviation.square().mean(dim=1).sqrt()
+
+
+def _gram_of(tokens: Tensor) -> Tensor:
+    unit = unit_tokens(tokens)
+    return unit @ unit.transpose(-1, -2)
+
+
+def _leading_factors(unit: Tensor, rank: int) -> Tensor:
+    """`U S` of the leading singular vectors, `(batch, tokens, at most rank)`."""
+    smaller = min(unit.shape[1:])
+    if smaller <= EXACT_SIDE or rank + OVERSAMPLED >= smaller:
+        left, values, _ = torch.linalg.svd(unit, full_matrices=False)
+    else:
+        with torch.random.fork_rng(devices=[unit.device] if unit.is_cuda else []):
+            torch.manual_seed(0)
+            left, values, _ = torch.svd_lowrank(unit, q=rank + OVERSAMPLED, niter=POWER_ITERATIONS)
+    return (left * values.unsqueeze(1))[:, :, :rank]
+
+
+def _rounded(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 codes and the scale of each column, `(1, rank)`."""
+    scale = factor.abs().amax(dim=0, keepdim=True) / 127
+    return (factor / scale.clamp(min=torch.finfo(scale.dtype).tiny)).round().to(torch.int8), scale
+
+
+def _ranks(factor: Tensor, max_error: float) -> Iterator[int]:
+    """Ranks to try: from the first whose truncation alone, before rounding, would keep the bound."""
+    count, largest = factor.shape
+    energies = factor.square().sum(dim=0)
+    left_out = energies.square().flip(0).cumsum(0).flip(0).sqrt() / count  # [r]: of the columns from r on
+    enough = int((left_out > max_error).sum())
+    first = min(largest, max(1, -(-enough // RANK_STEP)) * RANK_STEP)
+    yield from range(first, largest, RANK_STEP)
+    yield largest
+
+
+CODECS: dict[str, type[TokenCodec]] = {"relations": TokenRelations, "tokens": PlainTokens}

@@ -1,0 +1,283 @@
+"""What a teacher says of views of the training clips, computed once: the folder it lies in, and how it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedModel, ProcessorMixin
+
+from ..data.features import input_parameters
+from ..distillation.cached_teacher import CachedTeacher
+from ..distillation.entropy_monitor import EntropyMonitor
+from ..distillation.teacher import fingerprint
+from ..distillation.token_codes import CODECS, TokenCodec
+from ..hub.distillation_summary import write_whole
+from .clip_data import TRAIN, ClipData
+from .views import ClipViews
+
+MANIFEST_NAME = "teacher_cache.json"
+SHARDS_FOLDER = "signals"
+FORMAT_VERSION = 1
+# deviations of the cosines between a clip's tokens: the largest, and the root of the mean square
+ERRORS = ("max_error", "rms_error")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows `start` to `stop` of the clips in one view, a file of their own."""
+
+    view: int
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return f"view-{self.view:03d}-clips-{self.start:08d}-{self.stop:08d}.parquet"
+
+
+@dataclass
+class CacheManifest:
+    """
+    What a teacher cache is of, `teacher_cache.json`.
+
+    Args:
+        source: whose signals of what they are, [`cache_source`]; a run must have the same.
+        codec: `to_dict()` of the [`TokenCodec`].
+        num_clips, num_views: of `num_views` views of each clip a row each, view by view.
+        seed: decides the seeds of the views.
+        shard_rows: clips in a shard.
+        batch_size: clips in a forward pass of the teacher.
+        logits: shape of one clip's.
+        grids: by branch those of the signals' tokens.
+        shards: by name of its file what is known of each: `rows`, `bytes`, `sha256`, and by branch the largest of its
+            clips' [`ERRORS`] and how many clips are `beyond` the codec's bound.
+        format: version of the layout.
+    """
+
+    source: dict[str, Any]
+    codec: dict[str, Any]
+    num_clips: int
+    num_views: int
+    seed: int
+    shard_rows: int
+    batch_size: int
+    logits: list[int]
+    grids: dict[str, list[list[int]]]
+    shards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    format: int = FORMAT_VERSION
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """
+        Raises:
+            ValueError: if there is none, or it is of another version.
+        """
+        path = Path(folder) / MANIFEST_NAME
+        if not path.is_file():
+            raise ValueError(
+                f"{folder} is no teacher cache: it has no {MANIFEST_NAME}. Make one with cache_teacher.py."
+            )
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format {content.get('format')}, this version reads {FORMAT_VERSION}. Write the cache "
+                "again with cache_teacher.py."
+            )
+        return cls(**content)
+
+    def save(self, folder: str | Path) -> None:
+        write_whole(Path(folder) / MANIFEST_NAME, json.dumps(asdict(self), indent=1) + "\n")
+
+    @property
+    def has_entropies(self) -> bool:
+        return self.source["monitor"] is not None
+
+    def num_tokens(self, branch: str) -> int:
+        return sum(rows * columns for rows, columns in self.grids[branch])
+
+    @property
+    def planned(self) -> Iterator[Shard]:
+        """All shards of a whole cache, in the order of their rows."""
+        for view in range(self.num_views):
+            for start in range(0, self.num_clips, self.shard_rows):
+                yield Shard(view, start, min(start + self.shard_rows, self.num_clips))
+
+    def make_codec(self) -> TokenCodec:
+        constants = {name: value for name, value in self.codec.items() if name != "name"}
+        return CODECS[self.codec["name"]](**constants)
+
+    def features(self) -> datasets.Features:
+        """Columns of a row: where it belongs, the teacher's answers, and by branch its entropy and its code."""
+        scalars = {"clip_id": "string", "clip": "int64", "view": "int64", "view_seed": "int64"}
+        columns: dict[str, Any] = {name: datasets.Value(dtype) for name, dtype in scalars.items()}
+        columns["logits"] = datasets.List(datasets.Value("float16"))
+        for branch in self.grids:
+            if self.has_entropies:
+                columns[f"{branch}_entropy"] = datasets.Value("float32")
+            for name in self.make_codec().columns:
+                columns[f"{branch}_{name}"] = datasets.Value("binary")
+            for name in ERRORS:
+                columns[f"{branch}_{name}"] = datasets.Value("float32")
+        return datasets.Features(columns)
+
+
+def cache_source(
+    teacher: PreTrainedModel,
+    monitor: EntropyMonitor | None,
+    teacher_processor: ProcessorMixin,
+    data: ClipData,
+    views: ClipViews,
+) -> dict[str, Any]:
+    """What signals depend on beside the seeds of the views, as plain JSON values."""
+    clips = [data.split(TRAIN)["clip_id"][:], data.split(TRAIN)["label"][:]]
+    source = {
+        "teacher": fingerprint(teacher),
+        "monitor": None if monitor is None else fingerprint(monitor),
+        "data": {
+            "manifest": data.source.report.manifest_hash,
+            "training_clips": hashlib.sha256(json.dumps(clips).encode()).hexdigest(),
+            "num_frames": data.args.num_frames,
+            "frame_size": data.args.frame_size,
+        },
+        "teacher_inputs": input_parameters(teacher_processor),
+        "views": views.transform.settings,
+    }
+    return json.loads(json.dumps(source))  # as it is read back: lists, no tuples
+
+
+def view_seeds(seed: int, view: int, num_clips: int) -> np.ndarray:
+    """int64 `(num_clips,)`: the seeds of one view of all clips."""
+    return np.random.default_rng([seed, view]).integers(2**63 - 1, size=num_clips)
+
+
+class TeacherCache:
+    """
+    A teacher cache, to be read from.
+
+    Args:
+        folder: of a whole cache.
+
+    Raises:
+        ValueError: if there is none, or a shard is missing or damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = CacheManifest.load(folder)
+        self.codec = self.manifest.make_codec()
+        shards = list(self.manifest.planned)
+        missing = [shard.name for shard in shards if shard.name not in self.manifest.shards]
+        if missing:
+            raise ValueError(
+                f"{folder} is not finished, {len(missing)} of {len(shards)} shards are missing. The same call of "
+                "cache_teacher.py goes on with it."
+            )
+        check_shards(self.folder, self.manifest)
+        files = [str(self.folder / SHARDS_FOLDER / shard.name) for shard in shards]
+        self.rows = datasets.Dataset.from_parquet(files, features=self.manifest.features()).with_format("arrow")
+        num_clips, num_views = self.manifest.num_clips, self.manifest.num_views
+        self._seeds = np.stack([view_seeds(self.manifest.seed, view, num_clips) for view in range(num_views)])
+
+    @property
+    def num_views(self) -> int:
+        return self.manifest.num_views
+
+    def check_source(self, source: Mapping[str, Any]) -> None:
+        """
+        Raises `ValueError` naming what differs, if the cache is of something else than `source`. Which monitor is only
+        asked of a run that has one.
+        """
+        ours = self.manifest.source if source["monitor"] is not None else self.manifest.source | {"monitor": None}
+        differing = list(differences(ours, source))
+        if differing:
+            raise ValueError(
+                f"the teacher cache {self.folder} is of something else: {'; '.join(differing)}. Write one for this "
+                "run with cache_teacher.py, or leave out --teacher_cache."
+            )
+
+    def teacher(self, config: Any) -> CachedTeacher:
+        """What takes the signals of a batch; `config` is the teacher's."""
+        grids = {branch: tuple(map(tuple, grids)) for branch, grids in self.manifest.grids.items()}
+        return CachedTeacher(config, grids, self.codec, self.manifest.has_entropies)
+
+    def view_seeds(self, clips: Sequence[int], views: Sequence[int]) -> list[int]:
+        """Of each clip and view the seed that makes it."""
+        return [int(self._seeds[view, clip]) for clip, view in zip(clips, views, strict=True)]
+
+    def signals(self, clips: Sequence[int], views: Sequence[int]) -> list[dict[str, Any]]:
+        """
+        Of each clip and view the teacher's `logits`, `entropies` by branch, and by branch the `codes`, as arrays of
+        the dtypes they are stored in.
+        """
+        index = [view * self.manifest.num_clips + clip for clip, view in zip(clips, views, strict=True)]
+        table = self.rows[index]
+        logits = table["logits"].combine_chunks().flatten().to_numpy().reshape(len(index), *self.manifest.logits)
+        signals: list[dict[str, Any]] = [{"logits": row, "entropies": {}, "codes": {}} for row in logits]
+        for branch in self.manifest.grids:
+            self._add_branch(signals, table, branch, self.manifest.num_tokens(branch))
+        return signals
+
+    def _add_branch(self, signals: list[dict[str, Any]], table: pa.Table, branch: str, tokens: int) -> None:
+        if self.manifest.has_entropies:
+            for signal, entropy in zip(signals, table[f"{branch}_entropy"].to_numpy(), strict=True):
+                signal["entropies"][branch] = entropy
+        for name, (dtype, per_token) in self.codec.columns.items():
+            for signal, cell in zip(signals, table[f"{branch}_{name}"], strict=True):
+                values = np.frombuffer(cell.as_buffer(), dtype).reshape(tokens if per_token else 1, -1)
+                signal["codes"].setdefault(branch, {})[name] = values
+
+
+def check_shards(folder: Path, manifest: CacheManifest) -> None:
+    """
+    Compares the files with their checksums. What was found whole is remembered in the `datasets` cache directory by
+    size and time of change, and not read again.
+
+    Raises:
+        ValueError: naming the files that are missing or damaged.
+    """
+    key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
+    memory = Path(datasets.config.HF_DATASETS_CACHE) / "hf_emktd_teacher_caches" / f"{key}.json"
+    known = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
+    found = {name: _state_of(folder / SHARDS_FOLDER / name, note) for name, note in manifest.shards.items()}
+    damaged = [
+        name
+        for name, state in found.items()
+        if state is None or (known.get(name) != state and not _is_whole(folder / SHARDS_FOLDER / name, state[-1]))
+    ]
+    if damaged:
+        raise ValueError(
+            f"{len(damaged)} of {len(found)} shards of the teacher cache {folder} are missing or damaged: "
+            f"{', '.join(damaged[:3])}. Remove them if they are there, and write them again with the same call of "
+            "cache_teacher.py."
+        )
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(memory, json.dumps(found) + "\n")
+
+
+def _state_of(path: Path, note: Mapping[str, Any]) -> list[Any] | None:
+    """Size, time of change and what the checksum should be; `None` of a file that is missing or of another size."""
+    if not path.is_file() or path.stat().st_size != note["bytes"]:
+        return None
+    return [note["bytes"], path.stat().st_mtime_ns, note["sha256"]]
+
+
+def _is_whole(path: Path, expected: str) -> bool:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == expected
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[str]:
+    """Where two plain values, of a cache and of a run, differ: `views.seed is 0 in the cache and 1 here`."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        for name in dict.fromkeys([*ours, *theirs]):
+            yield from differences(ours.get(name), theirs.get(name), f"{path}.{name}" if path else name)
+    elif ours != theirs:
+        yield f"{path} is {ours} in the cache and {theirs} here"
