@@ -5,6 +5,7 @@
     python scripts/distill.py --teacher runs/teacher --student tiny --student_fields image_size=112 --objective ktd kd
     python scripts/distill.py --teacher runs/teacher --student_modalities audio --objective em_ktd kd fd_cmkd
     python scripts/distill.py --teacher runs/avs-teacher --student b0 --student_fields image_size=224
+    python scripts/distill.py --teacher runs/adapter --student org/pre-trained --lora_rank 8
     python scripts/distill.py --config distill.yaml --resume_from_checkpoint last
 
 With nothing but a teacher: the student is a small one of the teacher's own family (a quarter of CAV-MAE's width;
@@ -34,7 +35,10 @@ from hf_emktd.training import (
     EMKTDTrainer,
     EntropyMonitorArguments,
     EvaluationArguments,
+    LoraArguments,
+    add_adapters,
     augmentation_for,
+    base_name,
     build_objectives,
     build_student,
     build_student_config,
@@ -53,12 +57,14 @@ from hf_emktd.training import (
     inherit_weights,
     load_model,
     load_monitor,
+    merge_adapters,
     open_clips,
     parse_arguments,
     publish_run,
     save_run,
     to_json,
     train_monitor,
+    without_adapters,
 )
 from hf_emktd.training.cached_views import CachedViews, SignalCollator
 from hf_emktd.training.process_group import end_process_group
@@ -80,8 +86,8 @@ class ModelArguments:
     student: str | None = field(
         default=None,
         metadata={
-            "help": "Preset (base, small, tiny; b0 to b5 for masks), or directory or Hub id of a model to start from, "
-            "or directory with a config.json alone. By default a small one of the teacher's family."
+            "help": "Preset (base, small, tiny, ast-vit-tiny; b0 to b5 for masks), or directory or Hub id of a model "
+            "to start from, or directory with a config.json alone. By default a small one of the teacher's family."
         },
     )
     student_fields: list[str] = field(
@@ -137,9 +143,10 @@ class ModelArguments:
 
 
 def main() -> None:
-    models, data_args, *augmentations, evaluation_args, args = parse_arguments(
+    models, lora_args, data_args, *augmentations, evaluation_args, args = parse_arguments(
         (
             ModelArguments,
+            LoraArguments,
             DataArguments,
             AugmentationArguments,
             SceneAugmentationArguments,
@@ -151,6 +158,7 @@ def main() -> None:
     args.output_dir = args.output_dir or f"runs/{Path(models.teacher).name}-student"
     set_seed(args.seed)
     with refusals_in_one_line():
+        lora_args.settle(args, models.student if has_weights(models.student) else None, merge=True)
         teacher, teacher_processor = load_model(models.teacher)
         data_args.fill_from(teacher.config)
         augmentation = augmentation_for(teacher.config, augmentations)
@@ -178,6 +186,8 @@ def main() -> None:
             cache.check_source(cache_source(teacher, monitor, teacher_processor, data, train_views))
         train_views = CachedViews(train_views, cache, with_signals=bool(objectives))
         signals, collator = cache.teacher(teacher.config), SignalCollator()
+    with refusals_in_one_line():
+        student = add_adapters(student, lora_args)
     push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
     trainer = EMKTDTrainer(
         student,
@@ -194,12 +204,15 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     seconds = time.perf_counter() - started
 
+    if lora_args.merge_adapter:
+        trainer.model = merge_adapters(trainer.model)
     metrics = evaluate_model(trainer.model, data, evaluation_args, processor)
     teacher_metrics = evaluate_model(teacher, data, evaluation_args)
     split = data.evaluation_split(evaluation_args.split)
     summary = DistillationSummary(
         task=student.config.task,
-        student=ModelFacts.from_model(trainer.model, args.output_dir, args.hub_model_id),
+        student=ModelFacts.from_model(without_adapters(trainer.model), args.output_dir, args.hub_model_id),
+        adapter_of=base_name(trainer.model),
         teacher=ModelFacts.from_model(teacher, models.teacher),
         data=data_facts(data),
         objectives=[ObjectiveFacts.from_objective(objective) for objective in objectives],
@@ -211,6 +224,7 @@ def main() -> None:
             task_weight=args.task_weight,
             student_init=models.student_init,
             **vars(augmentation),
+            **lora_args.to_dict(),
         ),
         command=command_line(),
         training_seconds=seconds,

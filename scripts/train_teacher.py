@@ -3,6 +3,7 @@
     python scripts/train_teacher.py --dataset touchtone --preset tiny --output_dir runs/teacher \\
         --config_fields hidden_size=96 num_attention_heads=2 audio_length=96 image_size=48
     python scripts/train_teacher.py --init converted/cav-mae --dataset clips.csv --output_dir runs/teacher
+    python scripts/train_teacher.py --init org/large --lora_rank 16 --dataset clips.csv --output_dir runs/adapter
     python scripts/train_teacher.py --dataset avsbench --data_dir AVSBench --init converted/pvt-vggish \\
         --freeze audio_encoder --freeze_epochs 5 --output_dir runs/avs-teacher
     accelerate launch scripts/train_teacher.py --config teacher.yaml --resume_from_checkpoint last
@@ -28,7 +29,10 @@ from hf_emktd.training import (
     ClipData,
     DataArguments,
     EvaluationArguments,
+    LoraArguments,
+    add_adapters,
     augmentation_for,
+    base_name,
     check_parts,
     command_line,
     data_facts,
@@ -38,6 +42,7 @@ from hf_emktd.training import (
     family_of,
     hyper_parameters,
     load_model,
+    merge_adapters,
     open_clips,
     parse_arguments,
     parse_overrides,
@@ -45,6 +50,7 @@ from hf_emktd.training import (
     save_run,
     student_processor,
     to_json,
+    without_adapters,
 )
 from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
@@ -81,9 +87,10 @@ class TeacherArguments:
 
 
 def main() -> None:
-    teacher_args, data_args, *augmentations, evaluation_args, args = parse_arguments(
+    teacher_args, lora_args, data_args, *augmentations, evaluation_args, args = parse_arguments(
         (
             TeacherArguments,
+            LoraArguments,
             DataArguments,
             AugmentationArguments,
             SceneAugmentationArguments,
@@ -95,6 +102,7 @@ def main() -> None:
     args.output_dir = args.output_dir or "runs/teacher"
     set_seed(args.seed)
     with refusals_in_one_line():
+        lora_args.settle(args, teacher_args.init, merge=False)
         config = teacher_config(teacher_args, data_args)
         check_parts(config, args.freeze)
         data_args.fill_from(config)
@@ -105,6 +113,8 @@ def main() -> None:
     model = build_model(teacher_args, config, data)
     model.config.training_data = data_args.to_config(published=args.push_to_hub)
     model.config.training_augmentation = vars(augmentation)
+    with refusals_in_one_line():
+        model = add_adapters(model, lora_args)
     push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
     trainer = AudioVisualTrainer(
         model,
@@ -119,13 +129,16 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     seconds = time.perf_counter() - started
 
+    if lora_args.merge_adapter:
+        trainer.model = merge_adapters(trainer.model)
     metrics = evaluate_model(trainer.model, data, evaluation_args)
     summary = DistillationSummary(
         task=model.config.task,
-        student=ModelFacts.from_model(trainer.model, args.output_dir, args.hub_model_id),
+        student=ModelFacts.from_model(without_adapters(trainer.model), args.output_dir, args.hub_model_id),
+        adapter_of=base_name(trainer.model),
         data=data_facts(data),
         results=evaluation_results(data.evaluation_split(evaluation_args.split), evaluation_args, metrics),
-        hyper_parameters=hyper_parameters(args, model.config.task, **vars(augmentation)),
+        hyper_parameters=hyper_parameters(args, model.config.task, **vars(augmentation), **lora_args.to_dict()),
         command=command_line(),
         training_seconds=seconds,
     )

@@ -67,7 +67,9 @@ class TestConfig:
             build_student_config(teacher, overrides=["image_size=100"])
 
     def test_unknown_student(self, teacher):
-        with pytest.raises(ValueError, match="must be one of base, small, tiny, .* or a directory or Hub id, got 'nano'"):
+        with pytest.raises(
+            ValueError, match="must be one of base, small, tiny, .* or a directory or Hub id, got 'nano'"
+        ):
             build_student_config(teacher, "nano")
 
     def test_is_not_named_after_the_teacher(self, tmp_path):

@@ -204,6 +204,8 @@ class DistillationSummary:
             Licence of the weights.
         task (`str`, *optional*, defaults to `"audio-visual-classification"`):
             What the model does, as its configuration names it; the other is `"audio-visual-segmentation"`.
+        adapter_of (`str`, *optional*):
+            Directory or Hub id of the model that what was saved is an adapter of.
     """
 
     student: ModelFacts
@@ -219,6 +221,7 @@ class DistillationSummary:
     limitations: list[str] = field(default_factory=list)
     license: str = "apache-2.0"
     task: str = CLASSIFICATION
+    adapter_of: str | None = None
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:

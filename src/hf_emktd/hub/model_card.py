@@ -19,6 +19,7 @@ from .distillation_summary import (
     DataFacts,
     DistillationSummary,
     EvaluationResult,
+    hub_id_of,
     write_whole,
 )
 
@@ -145,6 +146,7 @@ class StudentCard(ModelCard):
             modality=summary.student.modality,
             size_ratio=_size_ratio(summary),
             teacher_link=_teacher_link(summary),
+            base_title=_base_model(summary) or Path(summary.adapter_of or "").name,
             size_table=_size_table(summary),
             results_table=_results_table(summary.results),
             results_note=_results_note(summary),
@@ -196,18 +198,25 @@ def update_results(directory: str | os.PathLike[str], *results: EvaluationResult
     return summary
 
 
+def _base_model(summary: DistillationSummary) -> str | None:
+    """Of an adapter the model it belongs to, of a student its teacher; `None` where that is not on the Hub."""
+    if summary.adapter_of is not None:
+        return hub_id_of(summary.adapter_of)
+    return summary.teacher.hub_id if summary.distilled else None
+
+
 def card_metadata(summary: DistillationSummary) -> ModelCardData:
     """The YAML head of the card, results as `model-index`."""
-    data, teacher, words = summary.data, summary.teacher, words_of(summary)
+    data, words = summary.data, words_of(summary)
     # a leaderboard would take a control for a result
     results = [result for result in summary.results if data and result.modality not in CONTROLS]
     entries = [entry for result in results for entry in _model_index(result, data, words)]
     return ModelCardData(
-        library_name="transformers",
+        library_name="transformers" if summary.adapter_of is None else "peft",
         license=summary.license,
         pipeline_tag=words.pipeline,
         tags=[*words.tags, *_distillation_tags(summary)],
-        base_model=teacher.hub_id if summary.distilled else None,
+        base_model=_base_model(summary),
         datasets=[data.hub_id] if data and data.hub_id else None,
         metrics=words.hub_metrics if entries else None,
         model_name=summary.student.title if entries else None,

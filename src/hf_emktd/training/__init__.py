@@ -9,6 +9,7 @@ from .evaluation_arguments import EvaluationArguments
 from .families import FAMILIES, family_for, family_of
 from .finish import command_line, data_facts, evaluation_results, hyper_parameters, publish_run, save_run, to_json
 from .loading import MONITOR_FOLDER, find_monitor, load_model, load_monitor
+from .lora import LoraArguments, add_adapters, base_name, merge_adapters, without_adapters
 from .objectives import build_objectives
 from .students import (
     build_student,
@@ -40,8 +41,11 @@ __all__ = [
     "EntropyMonitorArguments",
     "EntropyMonitorTrainer",
     "EvaluationArguments",
+    "LoraArguments",
     "SceneData",
+    "add_adapters",
     "augmentation_for",
+    "base_name",
     "build_objectives",
     "build_student",
     "build_student_config",
@@ -63,6 +67,7 @@ __all__ = [
     "inherit_weights",
     "load_model",
     "load_monitor",
+    "merge_adapters",
     "open_clips",
     "parse_arguments",
     "parse_overrides",
@@ -73,4 +78,5 @@ __all__ = [
     "task_of_config",
     "to_json",
     "train_monitor",
+    "without_adapters",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
-from transformers.utils import find_adapter_config_file
+from transformers.utils import find_adapter_config_file, logging
 
 from .. import models  # noqa: F401  registers the Auto classes
 from ..distillation.entropy_monitor import EntropyMonitor
@@ -43,14 +45,26 @@ def _load_adapted(name_or_path: str, config: PreTrainedConfig | None = None, **o
     own = AutoConfig.from_pretrained(name_or_path)
     base_name = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
     try:
-        base, _ = load_model(base_name, config=own, ignore_mismatched_sizes=True, dtype=torch.float32)
+        with _no_load_report():
+            base, _ = load_model(base_name, config=own, ignore_mismatched_sizes=True, dtype=torch.float32)
     except ValueError as error:
         raise ValueError(f"it is an adapter of {base_name!r}, which cannot be loaded: {error}") from error
-    model = merge_adapters(PeftModel.from_pretrained(base, name_or_path))
-    model.config.name_or_path = model.name_or_path = str(name_or_path)
+    model = merge_adapters(PeftModel.from_pretrained(base, name_or_path)).to(options.get("dtype"))
     if config is not None:
-        return type(model).from_pretrained(None, config=config, state_dict=model.state_dict(), **options)
-    return model.to(options.get("dtype") or model.dtype)
+        model = type(model).from_pretrained(None, config=config, state_dict=model.state_dict(), **options)
+    model.config.name_or_path = model.name_or_path = str(name_or_path)
+    return model
+
+
+@contextmanager
+def _no_load_report() -> Iterator[None]:
+    """Hides that the base has another head: the adapter brings its own."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def load_monitor(name_or_path: str | Path) -> EntropyMonitor:

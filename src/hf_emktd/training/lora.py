@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -65,13 +65,22 @@ class LoraArguments:
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout must lie in [0, 1), got {self.lora_dropout}.")
 
-    def check(self, args: AudioVisualTrainingArguments, start: str | None) -> None:
+    def settle(self, args: AudioVisualTrainingArguments, start: str | None, merge: bool) -> None:
         """
-        Raises `ValueError` if nothing says what to adapt, an option has no meaning beside adapters, or what will be
-        pushed could not be loaded by others. `start` is the directory or Hub id that the model starts from.
+        Takes `merge` for `merge_adapter` where that was left alone.
+
+        Args:
+            args: of the run.
+            start: directory or Hub id that the model starts from.
+            merge: whether the model is saved whole by default.
+
+        Raises:
+            ValueError: if nothing says what to adapt, an option has no meaning beside adapters, or what will be pushed
+                could not be loaded by others.
         """
         if self.lora_rank is None:
             return
+        self.merge_adapter = merge if self.merge_adapter is None else self.merge_adapter
         if start is None:
             raise ValueError("lora_rank adapts a model that has learnt something; name one to start from.")
         if args.freeze or args.freeze_epochs:
@@ -83,6 +92,10 @@ class LoraArguments:
                 f"the adapter's base {start} lies on this machine alone, so nobody could load the pushed adapter. "
                 "Push the base first and start from its Hub id, or push the whole model with --merge_adapter."
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options that a repetition of the run needs; none where the whole model is trained."""
+        return {} if self.lora_rank is None else dict(vars(self))
 
     def to_config(self, config: PreTrainedConfig) -> LoraConfig:
         """For peft; the modules that the model's family trains whole are saved with the adapters."""
@@ -107,15 +120,22 @@ def add_adapters(model: PreTrainedModel, args: LoraArguments) -> PreTrainedModel
     return model if args.lora_rank is None else get_peft_model(model, args.to_config(model.config))
 
 
-def merge_adapters(model: PeftModel) -> PreTrainedModel:
+def merge_adapters(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """
-    The model with its adapters added into its weights, on the CPU; `model` is used up.
+    The model with its adapters added into its weights, on the CPU; `model` is used up. One without is left alone.
 
     In float64, so that a merged model and its adapter, loaded on any machine, have equal weights: the entropy monitor
     knows its teacher by them.
     """
+    if not isinstance(model, PeftModel):
+        return model
     dtype = model.dtype
     return model.cpu().double().merge_and_unload().to(dtype)
+
+
+def inner_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The model of transformers, with its adapters where it has any."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def without_adapters(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -124,3 +144,8 @@ def without_adapters(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
         return model
     with torch.device("meta"):
         return AutoModel.from_config(model.config)
+
+
+def base_name(model: PreTrainedModel | PeftModel) -> str | None:
+    """Directory or Hub id of the model that an adapter belongs to; `None` of a whole model."""
+    return model.active_peft_config.base_model_name_or_path if isinstance(model, PeftModel) else None
