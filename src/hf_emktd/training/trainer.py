@@ -25,6 +25,7 @@ from ..distillation.teacher import LiveTeacher, TeacherSignal, branch_tokens, ch
 from .arguments import AudioVisualTrainingArguments, DistillationArguments
 from .balance import GradientBalance
 from .freezing import FreezeParts, freeze_parts
+from .lora import inner_model
 from .loss_log import LossLog
 from .objective_state import (
     ClearGradients,
@@ -168,7 +169,8 @@ class AudioVisualTrainer(Trainer):
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if created and self.args.head_learning_rate_factor != 1:
-            _scale_head_learning_rate(optimizer, self.model.base_model, self.args.head_learning_rate_factor)
+            backbone = inner_model(self.model).base_model
+            _scale_head_learning_rate(optimizer, backbone, self.args.head_learning_rate_factor)
         return optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
