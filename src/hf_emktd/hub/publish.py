@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.utils import HfHubHTTPError, httpx
+from peft import PeftModel
 
 from .model_card import write_card
 
@@ -42,8 +43,8 @@ def save_for_hub(
     as it was. Other files in it, such as checkpoints, stay. In distributed training call it on the main process only.
 
     Args:
-        model (`PreTrainedModel`):
-            The unwrapped model.
+        model (`PreTrainedModel` or `PeftModel`):
+            The unwrapped model; of one with adapters only these are saved, with the name of the model below.
         processor (`ProcessorMixin`):
             Its processor.
         directory (`str` or `os.PathLike`):
@@ -59,6 +60,8 @@ def save_for_hub(
         raise NotADirectoryError(f"{directory} is a file; a model is saved as a directory. Choose another name.")
     with _written_whole(directory) as unfinished:
         model.save_pretrained(unfinished)
+        if isinstance(model, PeftModel):
+            model.config.save_pretrained(unfinished)  # the classes that the adapter was trained for
         processor.save_pretrained(unfinished)
         write_card(summary, unfinished)
     return directory
@@ -152,7 +155,7 @@ def _replace_files(source: Path, target: Path) -> None:
     for file in files:
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         os.replace(source / file, target / file)
-    # an older save in more, or fewer, shards would be loaded in place of this one
-    for old in target.glob("model*.safetensors*"):
+    # an older save in more, or fewer, shards, or an adapter, would be loaded in place of this one
+    for old in [*target.glob("model*.safetensors*"), *target.glob("adapter_*")]:
         if old.relative_to(target) not in files:
             old.unlink()
