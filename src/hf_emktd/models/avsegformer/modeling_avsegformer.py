@@ -447,7 +447,8 @@ class AvSegFormerQueryGenerator(nn.Module):
 
     def forward(self, sound: torch.Tensor) -> torch.Tensor:
         """Queries `(batch, num_queries, width)` for sounds `(batch, 1, width)`."""
-        queries = self.queries.weight.expand(len(sound), -1, -1)
+        # shape[0], not len(), which torch.export would take for a constant
+        queries = self.queries.weight.expand(sound.shape[0], -1, -1)
         for layer in self.layers:
             queries = layer(queries, sound)
         return queries
