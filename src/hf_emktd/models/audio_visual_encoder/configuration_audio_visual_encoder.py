@@ -10,6 +10,8 @@ VGGSOUND_CLASSES = 309
 MODALITIES = ("audio", "visual")
 DEFAULT_ENCODERS = {"audio_config": "audio-spectrogram-transformer", "vision_config": "vit"}
 HEAD_WIDTH = 64
+# What a backbone would return by stage: of no use here, and wrong as soon as another depth is asked for.
+BACKBONE_FIELDS = ("out_features", "out_indices", "_out_features", "_out_indices", "stage_names")
 
 # AST and ViT of the sizes of DeiT (Touvron et al., 2021), with patches of 16 x 16 side by side, as CAV-MAE has them.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -264,7 +266,7 @@ class AudioVisualEncoderConfig(PreTrainedConfig):
 def _encoder_config(name: str, config: Any) -> PreTrainedConfig:
     if isinstance(config, PreTrainedConfig):
         return config
-    fields = dict(config or {})
+    fields = {key: value for key, value in (config or {}).items() if key not in BACKBONE_FIELDS}
     return AutoConfig.for_model(fields.pop("model_type", DEFAULT_ENCODERS[name]), **fields)
 
 
