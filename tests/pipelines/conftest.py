@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import set_seed
+
+from hf_emktd import (
+    AvSegFormerProcessor,
+    CavMaeConfig,
+    CavMaeForAudioVisualClassification,
+    CavMaeProcessor,
+)
+from hf_emktd.data import write_clip
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tiny_segmenter import make_segmenter
+
+RATE, SECONDS = 16000, 0.32  # what the tiny model hears
+
+
+def pictures(seconds: float, rate: int = 25) -> np.ndarray:
+    """Frames that grow lighter, so that each gives another answer."""
+    count = round(rate * seconds)
+    shades = np.linspace(0, 255, count).astype(np.uint8)
+    return np.broadcast_to(shades[:, None, None, None], (count, 32, 48, 3)).copy()
+
+
+def tone(seconds: float, level: float = 0.3) -> np.ndarray:
+    """It rises, so that each window sounds otherwise."""
+    times = np.arange(round(RATE * seconds)) / RATE
+    return (level * np.sin(2 * np.pi * (300 + 400 * times) * times)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory) -> Path:
+    """A tiny classifier that was not trained, as anyone saves it."""
+    set_seed(0)
+    config = CavMaeConfig(
+        hidden_size=16,
+        num_attention_heads=2,
+        modality_specific_depth=1,
+        audio_length=32,
+        num_mel_bins=16,
+        image_size=32,
+        id2label={0: "bell", 1: "dog", 2: "rain"},
+    )
+    model = CavMaeForAudioVisualClassification(config)
+    with torch.no_grad():  # answers that can be told apart
+        model.classifier.dense.weight.mul_(20)
+    folder = tmp_path_factory.mktemp("models") / "classifier"
+    model.save_pretrained(folder)
+    CavMaeProcessor.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def segmenter_dir(tmp_path_factory) -> Path:
+    """One of masks; its clips have three frames."""
+    model = make_segmenter()
+    folder = tmp_path_factory.mktemp("models") / "segmenter"
+    model.save_pretrained(folder)
+    AvSegFormerProcessor.from_config(model.config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory) -> dict[str, Path]:
+    """Files of all kinds."""
+    folder = tmp_path_factory.mktemp("media")
+    write_clip(folder / "clip.mp4", pictures(SECONDS), 25, tone(SECONDS))
+    write_clip(folder / "other.mp4", pictures(SECONDS)[::-1].copy(), 25, tone(SECONDS)[::-1].copy())
+    write_clip(folder / "soundless.mp4", pictures(SECONDS), 25)
+    write_clip(folder / "silent.mp4", pictures(SECONDS), 25, tone(SECONDS, level=0))
+    write_clip(folder / "pictureless.mp4", None, 25, tone(SECONDS))
+    write_clip(folder / "nothing.mp4", None, 25, tone(SECONDS, level=0))
+    write_clip(folder / "long.mp4", pictures(30), 25, tone(30))
+    (folder / "corrupt.mp4").write_bytes((folder / "clip.mp4").read_bytes()[:700])
+    return {path.stem: path for path in folder.iterdir()}
