@@ -14,6 +14,8 @@ from .features import extract_features
 from .media import Clip, MediaError, PathLike, read_clip, read_image, write_clip
 from .scene_augmentation import SceneAugmentationArguments, SceneTransform
 from .scene_features import IGNORE_INDEX, extract_scene_features
+from .shard_writing import write_shards
+from .shards import ShardIndex, is_shards, load_shards
 from .vggsound import VGGSound
 
 __all__ = [
@@ -30,16 +32,20 @@ __all__ = [
     "MediaError",
     "SceneAugmentationArguments",
     "SceneTransform",
+    "ShardIndex",
     "VGGSound",
     "extract_features",
     "extract_scene_features",
+    "is_shards",
     "is_table",
     "load_clips",
+    "load_shards",
     "read_clip",
     "read_image",
     "status_of",
     "task_of",
     "write_clip",
+    "write_shards",
 ]
 
 CLASSIFICATION, SEGMENTATION = "audio-visual-classification", "audio-visual-segmentation"
@@ -69,7 +75,8 @@ def task_of(name_or_csv: PathLike) -> str:
     Raises:
         `ValueError`: The name is unknown.
     """
-    return CLASSIFICATION if is_table(name_or_csv) else _entry(str(name_or_csv))[2]
+    has_classes = is_table(name_or_csv) or is_shards(name_or_csv)
+    return CLASSIFICATION if has_classes else _entry(str(name_or_csv))[2]
 
 
 def load_clips(name_or_csv: PathLike, data_dir: PathLike | None = None, **options) -> ClipSource:

@@ -176,11 +176,13 @@ class ClipSource:
         splits (`datasets.DatasetDict`): Columns `clip_id`, `label` (`ClassLabel`) and `video`, or `image` and / or
             `audio` (paths), of scenes also `frames` and `masks` (lists of paths); only clips whose files are there.
         report ([`ClipReport`]): What is missing or odd.
+        contents (`dict[str, str]`): By split, what identifies media that are embedded instead of paths.
     """
 
     label_names: list[str]
     splits: DatasetDict
     report: ClipReport
+    contents: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_rows(cls, label_names: Sequence[str], rows: Iterable[ClipRow], report: ClipReport) -> ClipSource:

@@ -27,6 +27,8 @@ logger = logging.get_logger(__name__)
 
 UNUSABLE = frozenset({"corrupt", "soundless", "pictureless"})
 OWN_COLUMNS = ("clip_id", "label")
+# other kinds of column hold the media themselves
+PATHS = (Value("string"), List(Value("string")))
 # a further process only pays off for this many clips
 CLIPS_PER_PROCESS = 64
 # rows written at once; 262 kB a row at the official size
@@ -46,8 +48,9 @@ def extract_once(
     Calls `extract_clip(row, **options)` for every clip of every split and stores what it returns.
 
     Each split is cached in the `datasets` cache directory under a key made of its clips (names, labels, order, size
-    and time of change of their files) and `parameters`. Clips that are corrupt or lack sound or picture are left out;
-    all problems are counted in `source.report`, also when the cache is used.
+    and time of change of their files, or what `source.contents` says of embedded ones) and `parameters`. Clips that
+    are corrupt or lack sound or picture are left out; all problems are counted in `source.report`, also when the cache
+    is used.
 
     Args:
         source: [`ClipSource`]; `clip_id` and `label` are kept, all other columns are paths.
@@ -60,7 +63,7 @@ def extract_once(
     """
     splits = {}
     for split, clips in source.splits.items():
-        key = cache_key(clips, parameters)
+        key = cache_key(clips, [parameters, source.contents[split]] if split in source.contents else parameters)
         extracted = _extract_split(clips, split, key, extract_clip, columns, num_proc, options)
         splits[split] = _usable(extracted, split, source)
     return DatasetDict(splits)
@@ -70,7 +73,8 @@ def cache_key(clips: Dataset, parameters: Any) -> str:
     """Identifies what is extracted from `clips` with these parameters."""
     # Not the manifest hash: it knows neither the order of the clips nor the ids of their labels, which are stored.
     rows = [clips["clip_id"][:], clips["label"][:], clips.features["label"].names]
-    files = {name: [_state_of(paths) for paths in clips[name][:]] for name in _path_columns(clips)}
+    columns = [name for name in _path_columns(clips) if clips.features[name] in PATHS]
+    files = {name: [_state_of(paths) for paths in clips[name][:]] for name in columns}
     return hashlib.sha256(json.dumps([rows, files, parameters], sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -12,14 +12,14 @@ from PIL import Image
 
 from .clip_source import is_silent, is_still
 from .feature_cache import extract_once
-from .media import read_clip, read_image
+from .media import EmbeddedMedia, PathLike, read_clip, read_image
 
 if TYPE_CHECKING:
     from ..models.cav_mae import CavMaeFeatureExtractor, CavMaeImageProcessor, CavMaeProcessor
     from .clip_source import ClipSource
 
 
-__all__ = ["decode_fbank", "decode_frame", "extract_features", "input_parameters", "same_inputs"]
+__all__ = ["decode_fbank", "decode_frame", "extract_clip", "extract_features", "input_parameters", "same_inputs"]
 
 # Part of every cache key: raise it when what is stored for the same clip changes.
 FEATURES_VERSION = 1
@@ -59,7 +59,7 @@ def extract_features(
     columns = {"fbank": Value("binary"), "frames": List(Value("binary"))}
     parameters = [FEATURES_VERSION, input_parameters(processor), options]
     return extract_once(
-        source, _extract_clip, columns, parameters=parameters, num_proc=num_proc, processor=processor, **options
+        source, extract_clip, columns, parameters=parameters, num_proc=num_proc, processor=processor, **options
     )
 
 
@@ -104,9 +104,19 @@ def same_inputs(first: CavMaeProcessor, second: CavMaeProcessor) -> bool:
     return same_names and input_parameters(first) == input_parameters(second)
 
 
-def _extract_clip(
-    row: dict[str, Any], processor: CavMaeProcessor, num_frames: int, max_seconds: float
+def extract_clip(
+    row: dict[str, Any], processor: CavMaeProcessor, num_frames: int = 10, max_seconds: float = 10.0
 ) -> dict[str, Any]:
+    """
+    What [`extract_features`] stores of one clip: `fbank`, `frames` and the `problems`, kinds of [`ClipReport`].
+
+    Args:
+        row: `video`, or `image` and / or `audio`: paths, or whole files as bytes or `{"bytes": ..., "path": ...}`.
+        processor, num_frames, max_seconds: those of [`extract_features`].
+
+    Raises:
+        MediaError: if a file cannot be read.
+    """
     waveform, frames = _read(row, processor.feature_extractor.sampling_rate, num_frames, max_seconds)
     return {
         "fbank": None if waveform is None else _encode_fbank(waveform, processor.feature_extractor),
@@ -121,11 +131,17 @@ def _read(
     """Waveform `(samples,)` and frames uint8 `(N, height, width, 3)` of one row; `None` for what it lacks."""
     options = {"sampling_rate": sampling_rate, "num_frames": num_frames, "max_seconds": max_seconds}
     if "video" in row:
-        clip = read_clip(row["video"], **options)
+        clip = read_clip(_medium(row["video"]), **options)
         return clip.waveform, clip.frames
-    waveform = read_clip(row["audio"], read_video=False, **options).waveform if row.get("audio") else None
-    frames = read_image(row["image"])[None] if row.get("image") else None
+    waveform = read_clip(_medium(row["audio"]), read_video=False, **options).waveform if row.get("audio") else None
+    frames = read_image(_medium(row["image"]))[None] if row.get("image") else None
     return waveform, frames
+
+
+def _medium(cell: PathLike | bytes | dict[str, Any]) -> PathLike | EmbeddedMedia:
+    if isinstance(cell, bytes):
+        return EmbeddedMedia("embedded file", cell)
+    return EmbeddedMedia(cell["path"], cell["bytes"]) if isinstance(cell, dict) else cell
 
 
 def _problems(row: dict[str, Any], waveform: np.ndarray | None, frames: np.ndarray | None) -> Iterator[str]:

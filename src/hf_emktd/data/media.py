@@ -428,9 +428,7 @@ def _read_pictures(
     clip.frame_times_seconds = np.array([float(time) for time, _ in chosen])[places]
 
 
-def _picture_span(
-    clip: Clip, medium: Path | EmbeddedMedia, limit: float
-) -> tuple[Fraction, Fraction] | None:
+def _picture_span(clip: Clip, medium: Path | EmbeddedMedia, limit: float) -> tuple[Fraction, Fraction] | None:
     """When the first picture comes and the last one goes, from the packets alone: headers miscount frames."""
     with _open(medium) as container:
         stream = _best_picture_stream(container)

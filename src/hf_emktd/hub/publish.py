@@ -103,13 +103,42 @@ def push_to_hub(
     """
     if not (Path(directory) / "config.json").is_file():
         raise FileNotFoundError(f"{directory} has no config.json: save the model there first, with `save_for_hub`.")
+    return _push(directory, repo_id, "model", private, token, revision, commit_message)
+
+
+def push_shards(
+    directory: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload clips",
+) -> CommitInfo:
+    """Uploads a folder of [`~data.write_shards`] as a data set. Arguments and errors as [`push_to_hub`]; the report
+    with reasons, which name folders of this machine, stays behind."""
+    if not (Path(directory) / "shards.json").is_file():
+        raise FileNotFoundError(f"{directory} has no shards.json: write the shards first, with `write_shards`.")
+    return _push(directory, repo_id, "dataset", private, token, revision, commit_message)
+
+
+def _push(
+    directory: str | os.PathLike[str],
+    repo_id: str,
+    repo_type: str,
+    private: bool,
+    token: str | None,
+    revision: str | None,
+    commit_message: str,
+) -> CommitInfo:
     api = HfApi(token=token)
     try:
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
         if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
+            api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
         return api.upload_folder(
             repo_id=repo_id,
+            repo_type=repo_type,
             folder_path=directory,
             revision=revision,
             commit_message=commit_message,

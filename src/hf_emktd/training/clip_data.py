@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import datasets
 from transformers import PreTrainedConfig, ProcessorMixin
 
-from ..data import ClipSource, is_table, load_clips, task_of
+from ..data import ClipSource, is_shards, is_table, load_clips, load_shards, task_of
 from ..data.augmentation import AugmentationArguments, ClipTransform
+from ..data.clip_stream import ClipStream, Neighbours, read_shards
 from ..data.features import extract_features
 from ..data.scene_augmentation import SceneAugmentationArguments, SceneTransform
 from ..data.scene_features import extract_scene_features
+from .streamed_views import StreamedViews
 from .views import ClipViews
 
 Augmentation = AugmentationArguments | SceneAugmentationArguments
@@ -37,8 +40,9 @@ class DataArguments:
         default=None,
         metadata={
             "help": "'vggsound', 'touchtone' or the path of a .csv of your own clips to recognise events; "
-            "'avsbench' or 'touchtone_scenes' to segment. By default what the teacher's config names, else the "
-            "built-in touchtone or touchtone_scenes."
+            "'avsbench' or 'touchtone_scenes' to segment; or shards of scripts/prepare_dataset.py, a folder or a data "
+            "set on the Hub. By default what the teacher's config names, else the built-in touchtone or "
+            "touchtone_scenes."
         },
     )
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the clips, where the data set needs one."})
@@ -59,8 +63,20 @@ class DataArguments:
         default=None, metadata={"help": "Train on so many clips only, the same random ones in every run."}
     )
     feature_workers: int | None = field(default=None, metadata={"help": "Processes that extract features."})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read the training clips of shards as they are needed, each rank its own, and keep none."},
+    )
+    shuffle_buffer: int = field(
+        default=256, metadata={"help": "Of streaming: clips that every reader shuffles among each other."}
+    )
 
     def __post_init__(self) -> None:
+        if self.streaming and self.max_train_clips is not None:
+            raise ValueError(
+                "max_train_clips takes random clips of the whole set, which a stream does not know: leave it out, or "
+                "write shards of fewer clips."
+            )
         try:
             is_object = isinstance(self.options, dict)
         except json.JSONDecodeError:
@@ -69,7 +85,7 @@ class DataArguments:
             raise ValueError(
                 f"dataset_options must be a JSON object such as '{{\"num_train\": 500}}', got {self.dataset_options}."
             )
-        for name in ("num_frames", "frame_size", "max_train_clips", "feature_workers"):
+        for name in ("num_frames", "frame_size", "max_train_clips", "feature_workers", "shuffle_buffer"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
@@ -82,11 +98,12 @@ class DataArguments:
     def to_config(self, published: bool = False) -> dict[str, Any] | None:
         """
         What a model's config keeps, so that a later run on the model finds its data. Of a model that is `published`
-        only what others have too: no folder, and nothing of a table of one's own.
+        only what others have too: no folder, and nothing of a table or shards of one's own.
         """
         if not published:
             return {"dataset": self.dataset, "data_dir": self.data_dir, "options": self.options}
-        return None if is_table(self.dataset) else {"dataset": self.dataset, "options": self.options}
+        own = is_table(self.dataset) or (is_shards(self.dataset) and Path(self.dataset).exists())
+        return None if own else {"dataset": self.dataset, "options": self.options}
 
     def fill_from(self, config: PreTrainedConfig) -> None:
         """Takes the data that `config` (of a trained model) names where the user named none, or else touchtone."""
@@ -133,8 +150,11 @@ class ClipData:
         if only_split is not None:
             self._drop_other_splits(self.evaluation_split(only_split))
         self.features = self._extract()
-        if args.max_train_clips is not None and TRAIN in self.features:
-            clips = min(args.max_train_clips, len(self.features[TRAIN]))
+        self._limit_train()
+
+    def _limit_train(self) -> None:
+        if self.args.max_train_clips is not None and TRAIN in self.features:
+            clips = min(self.args.max_train_clips, len(self.features[TRAIN]))
             # not the first ones: tables are often sorted by class
             self.features[TRAIN] = self.features[TRAIN].shuffle(seed=0).select(range(clips))
 
@@ -171,8 +191,8 @@ class ClipData:
         return self.features[name]
 
     @property
-    def train_labels(self) -> list[int]:
-        """Class ids of the training split, in its order."""
+    def train_labels(self) -> list[int] | None:
+        """Class ids of the training split, in its order; `None` of a stream, which has no order of its own."""
         return self.split(TRAIN)["label"][:]
 
     def evaluation_split(self, name: str) -> str:
@@ -202,6 +222,91 @@ class ClipData:
         """Views of a split as evaluation takes them: the middle frame, or the given one, and nothing random."""
         transform = ClipTransform(processor or self.processor, frame_index=frame_index)
         return self.split(name).with_transform(transform)
+
+
+class ShardData(ClipData):
+    """
+    [`ClipData`] of clips in shards ([`~data.shards.ShardIndex`]).
+
+    With `args.streaming` the training split is read when a batch needs it and never kept. The other splits are small
+    and evaluated in their order: they lie in memory-mapped files of the `datasets` cache directory, as all do without
+    `streaming`. Features come with their number of frames, `args.num_frames` is set to it.
+
+    Raises:
+        ValueError: as [`ClipData`], or if the features were made for other inputs.
+    """
+
+    def __init__(
+        self,
+        args: DataArguments,
+        processor: ProcessorMixin,
+        *,
+        model_config: PreTrainedConfig | None = None,
+        only_split: str | None = None,
+    ):
+        self.args, self.processor = args, processor
+        self.index = load_shards(args.dataset, **args.options)
+        self.index.check_settings(processor)
+        if self.index.settings is not None:
+            args.num_frames = self.index.settings["num_frames"]
+        self.source = ClipSource(self.index.label_names, dict.fromkeys(self.index.splits), self.index.report())
+        if model_config is not None:
+            check_labels(self, model_config)
+        if only_split is not None:
+            self._drop_other_splits(self.evaluation_split(only_split))
+        self.features = self._extract()
+        self._limit_train()
+
+    def _drop_other_splits(self, wanted: str) -> None:
+        if wanted not in self.index.splits:
+            raise ValueError(f"{self.args.dataset} has no split {wanted!r}, only {', '.join(self.index.splits)}.")
+        self.source.splits = {wanted: None}
+
+    def _extract(self) -> dict[str, datasets.Dataset | ClipStream]:
+        return {
+            split: self._stream() if self._is_streamed(split) else self._rows(split) for split in self.source.splits
+        }
+
+    def _is_streamed(self, split: str) -> bool:
+        return self.args.streaming and split == TRAIN
+
+    def _stream(self) -> ClipStream:
+        return ClipStream(self.index, TRAIN, self.processor, num_frames=self.args.num_frames)
+
+    def _rows(self, split: str) -> datasets.Dataset:
+        rows = read_shards(self.index, split)
+        if self.index.store == "features":
+            return rows
+        contents = {split: " ".join(shard.sha256 for shard in self.index.splits[split])}
+        source = ClipSource(self.index.label_names, datasets.DatasetDict({split: rows}), self.source.report, contents)
+        options = {"num_frames": self.args.num_frames, "num_proc": self.args.feature_workers}
+        return extract_features(source, self.processor, **options)[split]
+
+    @property
+    def train_labels(self) -> list[int] | None:
+        return None if self._is_streamed(TRAIN) else super().train_labels
+
+    def train_views(
+        self,
+        augmentation: Augmentation,
+        processor: ProcessorMixin | None = None,
+        teacher_processor: ProcessorMixin | None = None,
+    ) -> ClipViews | StreamedViews:
+        """As [`ClipData.train_views`]; clips of a stream are mixed with those read shortly before and after."""
+        if not self._is_streamed(TRAIN):
+            return super().train_views(augmentation, processor, teacher_processor)
+        partners = Neighbours(len(self.label_names))
+        transform = ClipTransform(processor or self.processor, augmentation, teacher_processor, partners=partners)
+        return StreamedViews(self.split(TRAIN), transform, self.args.shuffle_buffer)
+
+    def plain_views(
+        self, name: str, processor: ProcessorMixin | None = None, frame_index: int | None = None
+    ) -> datasets.Dataset | StreamedViews:
+        if not self._is_streamed(name):
+            return super().plain_views(name, processor, frame_index)
+        return StreamedViews(
+            self.split(name), ClipTransform(processor or self.processor, frame_index=frame_index), shuffled=False
+        )
 
 
 class SceneData(ClipData):
@@ -247,18 +352,26 @@ def open_clips(
     only_split: str | None = None,
 ) -> ClipData:
     """
-    [`ClipData`] or [`SceneData`], whichever the data set `args` names is for. Arguments as there.
+    [`ClipData`], [`ShardData`] or [`SceneData`], whichever the data set `args` names is. Arguments as there.
 
     Raises:
-        ValueError: as there, or if `model_config` is of a model for another task.
+        ValueError: as there, or if `model_config` is of a model for another task, or streaming is asked for of
+            something else than shards.
     """
     task = task_of(args.dataset)
+    in_shards = is_shards(args.dataset)
+    if args.streaming and not in_shards:
+        raise ValueError(
+            f"only shards can be streamed, and {args.dataset} is none: write some with scripts/prepare_dataset.py "
+            f"--dataset {args.dataset} --output_dir SHARDS, then --dataset SHARDS --streaming true."
+        )
     if model_config is not None and model_config.task != task:
         raise ValueError(
             f"{args.dataset} is a data set for {task}, the model is for {model_config.task}. Name another data set "
             "with --dataset, or another model."
         )
-    return DATA[task](args, processor, model_config=model_config, only_split=only_split)
+    kind = ShardData if in_shards else DATA[task]
+    return kind(args, processor, model_config=model_config, only_split=only_split)
 
 
 def augmentation_for(config: PreTrainedConfig, given: Sequence[Augmentation]) -> Augmentation:

@@ -37,6 +37,7 @@ from .objective_state import (
 )
 from .objectives import AUTO
 from .prepare import prepare_frozen
+from .streamed_views import StreamedViews, streamed_loader
 from .tasks import task_of_config
 from .views import ClipSampler, ClipViews
 
@@ -60,7 +61,7 @@ class AudioVisualTrainer(Trainer):
         model: any model that keeps the output contract of docs/architecture.md.
         args: [`AudioVisualTrainingArguments`].
         train_dataset: items with `input_values`, `pixel_values` and `label` (or `labels`, masks); of [`ClipViews`]
-            each epoch draws new views.
+            and [`StreamedViews`] each epoch draws new views.
         processing_class: the model's processor, saved with every checkpoint.
         train_labels: int class ids of `train_dataset` in its order; needed with `balanced_sampling`.
         kwargs: those of [`~transformers.Trainer`].
@@ -178,6 +179,13 @@ class AudioVisualTrainer(Trainer):
         if self.processor is not None and self.args.should_save:
             self.processor.save_pretrained(output_dir or self.args.output_dir)
 
+    def get_train_dataloader(self) -> DataLoader:
+        """As [`Trainer.get_train_dataloader`]; of [`StreamedViews`] every rank reads its own share."""
+        if not isinstance(self.train_dataset, StreamedViews):
+            return super().get_train_dataloader()
+        self.epoch_of_sampler.sampler = self.train_dataset
+        return streamed_loader(self.train_dataset, self.args, self.accelerator, self.data_collator)
+
     def _get_train_sampler(self, train_dataset=None) -> ClipSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -263,7 +271,10 @@ class EMKTDTrainer(AudioVisualTrainer):
                 objective.kernel = kernel
 
     def _calibration_signals(self, num_clips: int) -> Iterator[TeacherSignal]:
-        views = Subset(self.train_dataset, torch.randperm(len(self.train_dataset))[:num_clips].tolist())
+        if isinstance(self.train_dataset, StreamedViews):
+            views = self.train_dataset.first(num_clips)
+        else:
+            views = Subset(self.train_dataset, torch.randperm(len(self.train_dataset))[:num_clips].tolist())
         for batch in DataLoader(views, batch_size=self.args.train_batch_size, collate_fn=self.data_collator):
             inputs = self._prepare_inputs(batch)
             yield replace(self.teacher(**inputs), labels=inputs["labels"])
@@ -335,6 +346,11 @@ class _EpochOfSampler(TrainerCallback):
 
 
 def _check_sampling(args: AudioVisualTrainingArguments, train_labels: Sequence[int] | None, train_dataset) -> None:
+    if args.balanced_sampling and isinstance(train_dataset, StreamedViews):
+        raise ValueError(
+            "balanced_sampling draws clips by their class, a stream comes in an order of its own: leave one of "
+            "balanced_sampling and streaming out."
+        )
     if args.balanced_sampling and train_labels is None:
         raise ValueError("balanced_sampling=True needs train_labels, the class id of every training clip.")
     if train_labels is not None and train_dataset is not None and len(train_labels) != len(train_dataset):
