@@ -3,7 +3,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import set_seed
@@ -18,22 +17,9 @@ from hf_emktd.data import write_clip
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from pipeline_media import SECONDS, pictures, tone
+
 from tiny_segmenter import make_segmenter
-
-RATE, SECONDS = 16000, 0.32  # what the tiny model hears
-
-
-def pictures(seconds: float, rate: int = 25) -> np.ndarray:
-    """Frames that grow lighter, so that each gives another answer."""
-    count = round(rate * seconds)
-    shades = np.linspace(0, 255, count).astype(np.uint8)
-    return np.broadcast_to(shades[:, None, None, None], (count, 32, 48, 3)).copy()
-
-
-def tone(seconds: float, level: float = 0.3) -> np.ndarray:
-    """It rises, so that each window sounds otherwise."""
-    times = np.arange(round(RATE * seconds)) / RATE
-    return (level * np.sin(2 * np.pi * (300 + 400 * times) * times)).astype(np.float32)
 
 
 @pytest.fixture(scope="session")

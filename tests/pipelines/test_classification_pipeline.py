@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pipeline_media import RATE, SECONDS, pictures, tone
 from transformers import AutoModel, AutoProcessor, pipeline
 
-from conftest import RATE, SECONDS, pictures, tone
 from hf_emktd.data import MediaError, read_clip, write_clip
 from hf_emktd.data.clip_windows import read_windows, window_starts
 from hf_emktd.distillation import EntropyMonitor, EntropyMonitorConfig, entropy_weights
