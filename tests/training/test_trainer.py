@@ -530,6 +530,24 @@ class TestCalibration:
         fixed.calibrate()
         assert torch.equal(trainer.objectives[0].teacher_spread, fixed.objectives[0].teacher_spread)
 
+    def test_a_kernel_that_was_set_is_not_replaced(self, tmp_path):
+        options = {"ktd_kernel": "auto", "ktd_scale": "teacher_spread"}
+        trainer = make_trainer(
+            tmp_path,
+            objective=["ktd", "clip_ktd"],
+            objective_options=['ktd.kernel={"name": "polynomial", "degree": 3}'],
+            **options,
+        )
+        trainer.calibrate()
+        assert trainer.objectives[0].kernel == TokenKernel("polynomial", degree=3)
+        chosen, _ = choose_kernel(trainer._calibration_signals(16))
+        assert trainer.objectives[1].kernel == chosen
+        alone = make_trainer(
+            tmp_path, objective=["ktd"], objective_options=['ktd.kernel={"name": "linear"}'], **options
+        )
+        alone.calibrate()
+        assert alone.objectives[0].kernel == TokenKernel("linear") and alone.kernel_scores == {}
+
     def test_signals_come_one_batch_at_a_time(self, tmp_path):
         trainer = make_trainer(tmp_path, per_device_train_batch_size=4)
         signals = trainer._calibration_signals(11)

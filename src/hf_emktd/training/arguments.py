@@ -131,7 +131,8 @@ class DistillationArguments(AudioVisualTrainingArguments):
         default="rbf",
         metadata={
             "help": f"Kernel between unit tokens: {', '.join(KERNELS)}, or 'auto', the one of the paper's four whose "
-            "Gram matrices agree best with the teacher's answers on calibration clips."
+            "Gram matrices agree best with the teacher's answers on calibration clips, for every objective "
+            "whose kernel no objective_options set."
         },
     )
     ktd_gamma: float = field(default=0.5, metadata={"help": "Gamma of the RBF kernel."})

@@ -106,8 +106,8 @@ def _shared_options(args: DistillationArguments, known: list[str]) -> dict[str, 
     options = {name: value for name, value in shared.items() if name in known}
     if "kernel" in known:
         constants = {"gamma": args.ktd_gamma, "degree": args.ktd_degree, "constant": args.ktd_constant}
-        # "auto" is chosen by the trainer, on the teacher's tokens
-        options["kernel"] = TokenKernel() if args.ktd_kernel == AUTO else TokenKernel(args.ktd_kernel, **constants)
+        # the trainer chooses one that is left open, on the teacher's tokens
+        options["kernel"] = None if args.ktd_kernel == AUTO else TokenKernel(args.ktd_kernel, **constants)
     return options
 
 

@@ -29,7 +29,9 @@ class KernelObjective(GridObjective):
 
     Args:
         student_grids, weight, branches: those of [`GridObjective`].
-        kernel (`TokenKernel` or `dict`, *optional*): a dict holds the kernel's own options; `None` is the default one.
+        kernel (`TokenKernel` or `dict`, *optional*):
+            A dict holds the kernel's own options. `None` is the default one, which the trainer may replace
+            (`ktd_kernel="auto"`); one that is given stays.
         delta (`float`): Huber threshold.
         scale (`str`):
             `"teacher_spread"` divides each branch by the loss that the best constant matrix has on the teacher's
@@ -53,6 +55,7 @@ class KernelObjective(GridObjective):
         check_positive(self, delta=delta)
         if scale not in SCALES:
             raise ValueError(f"unknown scale {scale!r}; known are {', '.join(SCALES)}.")
+        self.kernel_is_open = kernel is None
         self.kernel = kernel if isinstance(kernel, TokenKernel) else TokenKernel(**(kernel or {}))
         self.delta = delta
         self.scale = scale
