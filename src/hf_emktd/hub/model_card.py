@@ -149,7 +149,7 @@ class StudentCard(ModelCard):
             base_title=_base_model(summary) or Path(summary.adapter_of or "").name,
             size_table=_size_table(summary),
             results_table=_results_table(summary.results),
-            results_note=_results_note(summary),
+            results_note=results_note(summary),
             data_lines=_data_lines(summary.data),
             left_out_table=_left_out_table(summary.data),
             objective_blocks=[
@@ -157,7 +157,7 @@ class StudentCard(ModelCard):
                 for objective in summary.objectives
             ],
             entropy_table=_entropy_table(summary.entropy_statistics),
-            training_time=_duration(summary.training_seconds),
+            training_time=duration(summary.training_seconds),
             hyper_parameter_table=_settings_table(summary.hyper_parameters),
             environment_line=", ".join(f"{name} {version}" for name, version in summary.environment.items()),
             limitations=_limitations(summary),
@@ -239,7 +239,7 @@ def eval_result_files(summary: DistillationSummary) -> dict[str, str]:
             dataset_id=data.hub_id,
             task_id=data.benchmark_task,
             value=result.metrics["accuracy"],
-            notes=f"{result.split}, {_protocol(result)}",
+            notes=f"{result.split}, {protocol_of(result)}",
         )
         for result in summary.results
         if "accuracy" in result.metrics
@@ -263,7 +263,7 @@ def _model_index(result: EvaluationResult, data: DataFacts, words: TaskWords) ->
             dataset_name=data.name,
             dataset_split=result.split,
             metric_type=name,
-            metric_name=f"{METRIC_NAMES[name]} ({_protocol(result)})",
+            metric_name=f"{METRIC_NAMES[name]} ({protocol_of(result)})",
             metric_value=round(result.metrics[name], 6),
         )
         for name in METRICS
@@ -271,7 +271,8 @@ def _model_index(result: EvaluationResult, data: DataFacts, words: TaskWords) ->
     ]
 
 
-def _protocol(result: EvaluationResult) -> str:
+def protocol_of(result: EvaluationResult) -> str:
+    """What the model was given, and how scores were taken where that is not the usual way."""
     frames = f", {result.frames} frames" if result.frames > 1 else ""
     return f"{_GIVEN[result.modality]}{frames}{_SCORES.get(result.scores, '')}"
 
@@ -327,14 +328,15 @@ def _metric_row(result: EvaluationResult, who: str, metrics: dict[str, float], n
 
 def _condition(result: EvaluationResult) -> list[str]:
     clips = f" ({int(result.metrics['clips']):,} clips)" if "clips" in result.metrics else ""
-    return [result.split + clips, _protocol(result)]
+    return [result.split + clips, protocol_of(result)]
 
 
 def _percent(share: float | None) -> str | None:
     return None if share is None else f"{100 * share:.1f} %"
 
 
-def _results_note(summary: DistillationSummary) -> str:
+def results_note(summary: DistillationSummary) -> str:
+    """What the metrics of a table of results mean."""
     results = summary.results
     absent = max((int(result.metrics.get("classes_without_positives", 0)) for result in results), default=0)
     marked = any(result.modality in CONTROLS and "mask_share" in result.metrics for result in results)
@@ -369,28 +371,29 @@ def _left_out_table(data: DataFacts | None) -> str | None:
 
 def _entropy_table(statistics: dict[str, dict[str, Any]]) -> str | None:
     names = list(dict.fromkeys(name for values in statistics.values() for name in values))
-    rows = [[branch, *[_text(values.get(name)) for name in names]] for branch, values in statistics.items()]
+    rows = [[branch, *[setting_text(values.get(name)) for name in names]] for branch, values in statistics.items()]
     return _table(["Branch", *[name.replace("_", " ") for name in names]], rows) if rows else None
 
 
 def _settings_table(settings: dict[str, Any]) -> str | None:
-    rows = [[f"`{name}`", _text(value)] for name, value in _flatten(settings).items() if value is not None]
+    rows = [[f"`{name}`", setting_text(value)] for name, value in flat_settings(settings).items() if value is not None]
     return _table(["Setting", "Value"], rows) if rows else None
 
 
-def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted names."""
     flat = {}
     for name, value in settings.items():
-        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+        flat.update(flat_settings(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
     return flat
 
 
-def _text(value: Any) -> str | None:
+def setting_text(value: Any) -> str | None:
+    """A setting as a table shows it; `None` where there is none."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(_text(item) or "" for item in value)
+        return ", ".join(setting_text(item) or "" for item in value)
     return None if value is None else str(value)
 
 
@@ -405,7 +408,8 @@ def _cell(text: str | None) -> str:
     return (text or "").replace("|", "\\|").replace("\n", " ")
 
 
-def _duration(seconds: float | None) -> str | None:
+def duration(seconds: float | None) -> str | None:
+    """`1 h 2 min 3 s`"""
     if seconds is None:
         return None
     hours, rest = divmod(round(seconds), 3600)
