@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny_runs import make_model
 
+from hf_emktd import AudioVisualEncoderConfig
 from hf_emktd.metrics import count_parameters
 from hf_emktd.models.cav_mae import CavMaeConfig
 from hf_emktd.search import list_candidates, spread
@@ -93,3 +94,8 @@ def test_an_unknown_family_is_refused():
 
     with pytest.raises(ValueError, match="'strange' is none of"):
         list_candidates(Strange())
+
+
+def test_a_family_without_a_search_is_refused():
+    with pytest.raises(ValueError, match="students of an audio_visual_encoder are not searched"):
+        list_candidates(AudioVisualEncoderConfig())

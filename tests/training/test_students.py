@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_runs import LABELS, make_model
-from transformers import AutoModel
+from transformers import ASTConfig, AutoModel, PvtV2Config, SwinConfig, ViTConfig
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hf_emktd import AudioVisualEncoderConfig
 from hf_emktd.models.cav_mae import CavMaeConfig, CavMaeFeatureExtractor, CavMaeImageProcessor, CavMaeProcessor
-from hf_emktd.training import build_student, build_student_config, derive_config, has_weights, student_processor
+from hf_emktd.training import (
+    build_student,
+    build_student_config,
+    check_inheritance,
+    derive_config,
+    has_weights,
+    inherit,
+    student_processor,
+)
+from tiny_encoders import VISION_CONFIGS, make_audio_config, make_config
 
 NAMES = {index: f"class {index}" for index in range(309)}
 
@@ -67,9 +82,7 @@ class TestConfig:
             build_student_config(teacher, overrides=["image_size=100"])
 
     def test_unknown_student(self, teacher):
-        with pytest.raises(
-            ValueError, match="must be one of base, small, tiny, .* or a directory or Hub id, got 'nano'"
-        ):
+        with pytest.raises(ValueError, match=r"must be one of base, small, tiny, .* or a directory .* got 'nano'"):
             build_student_config(teacher, "nano")
 
     def test_is_not_named_after_the_teacher(self, tmp_path):
@@ -120,6 +133,75 @@ class TestConfig:
     def test_an_unknown_modality_is_refused(self, teacher):
         with pytest.raises(ValueError, match="modalities must name audio, visual or both, once each, but is"):
             build_student_config(teacher, modalities=["sound"])
+
+
+class TestTwoEncoders:
+    """Students and teachers of two encoders of transformers."""
+
+    @pytest.mark.parametrize("name", VISION_CONFIGS)
+    def test_a_quarter_of_all_widths_by_default(self, name):
+        teacher = make_config(name, fusion_hidden_size=64, fusion_num_attention_heads=4)
+        student = build_student_config(teacher)
+        assert student.branch_widths["audio"] == 4 and student.branch_widths["fusion"] == 16
+        assert student.branch_widths["visual"] < teacher.branch_widths["visual"]
+        assert student.branch_grids == teacher.branch_grids
+        AutoModel.from_config(student)  # its heads divide its widths
+
+    @pytest.mark.parametrize(
+        "vision, expected",
+        [
+            (ViTConfig(), (192, 3)),
+            (SwinConfig(), (24, [1, 1, 3, 6])),
+            (PvtV2Config(), ([8, 16, 40, 64], [1, 1, 1, 2])),
+        ],
+    )
+    def test_a_quarter_of_published_encoders(self, vision, expected):
+        student = build_student_config(AudioVisualEncoderConfig(vision_config=vision)).vision_config.to_dict()
+        names = {"swin": ("embed_dim", "num_heads"), "pvt_v2": ("hidden_sizes", "num_attention_heads")}
+        names = names.get(vision.model_type, ("hidden_size", "num_attention_heads"))
+        assert tuple(student[name] for name in names) == expected
+
+    def test_a_cav_mae_by_name(self):
+        teacher = AudioVisualEncoderConfig(id2label=NAMES, audio_config=ASTConfig(max_length=512))
+        student = build_student_config(teacher, "tiny")
+        assert (student.model_type, student.hidden_size, student.audio_length) == ("cav_mae", 192, 512)
+        assert student.id2label == NAMES
+
+    def test_two_encoders_by_name(self, teacher):
+        student = build_student_config(
+            teacher, "ast-vit-small", ["vision_config.num_hidden_layers=4", "fusion_depth=1"]
+        )
+        assert student.branch_widths == {"audio": 384, "visual": 384, "fusion": 384}
+        assert (student.audio_length, student.vision_config.num_hidden_layers, student.fusion_depth) == (512, 4, 1)
+        assert student.id2label == NAMES
+        own = build_student_config(student, "ast-vit-tiny")
+        assert own.branch_widths["fusion"] == 192 and own.audio_length == 512
+
+    @pytest.mark.parametrize("override", ["vision_config.depth=2", "fusion_depth.x=2", "video_config.depth=2"])
+    def test_bad_overrides_of_an_encoder(self, override):
+        with pytest.raises(ValueError, match="expected FIELD=VALUE with a field of AudioVisualEncoderConfig"):
+            build_student_config(make_config(), overrides=[override])
+
+    def test_a_config_alone_gets_the_teachers_classes(self, tmp_path):
+        make_config(
+            audio_config=make_audio_config(num_mel_bins=32, frequency_stride=8, time_stride=8)
+        ).save_pretrained(tmp_path)
+        assert build_student_config(make_model(patch_size=4).config, str(tmp_path)).id2label == dict(enumerate(LABELS))
+
+    def test_one_modality(self):
+        assert build_student_config(make_config(), modalities=["audio"]).branch_widths == {"audio": 4, "fusion": 6}
+
+    def test_weights_are_not_sliced(self):
+        model = AutoModel.from_config(make_config())
+        with pytest.raises(ValueError, match="weights of an audio_visual_encoder cannot be sliced"):
+            check_inheritance(build_student_config(model.config), model)
+
+    def test_a_whole_encoder_may_be_taken_over(self):
+        student, teacher = (AutoModel.from_config(make_config()) for _ in range(2))
+        assert inherit(student, teacher) == []
+        assert inherit(student, teacher, ["visual_encoder"]) == ["visual_encoder"]
+        for name, value in teacher.base_model.visual_encoder.state_dict().items():
+            assert torch.equal(student.base_model.visual_encoder.state_dict()[name], value)
 
 
 class TestProcessor:

@@ -60,9 +60,14 @@ def list_candidates(teacher: PreTrainedConfig) -> list[Candidate]:
     head whole, halved and quartered. Inputs keep the teacher's sizes.
 
     Raises:
-        ValueError: if the teacher's family is unknown.
+        ValueError: if the teacher's family is unknown or has no search.
     """
     family = family_of(teacher)
+    if family.config_class not in FIELDS:
+        raise ValueError(
+            f"students of an {teacher.model_type} are not searched: its encoders come in sizes of their own. "
+            "Compare a few configs of yours with distill.py --student DIR instead."
+        )
     limit = count_parameters(on_meta(teacher))
     candidates = []
     for fields in tqdm(list(FIELDS[family.config_class](teacher)), desc="Count parameters"):

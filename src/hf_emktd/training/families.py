@@ -242,7 +242,8 @@ def _quarter_of(encoder: PreTrainedConfig) -> dict[str, Any]:
     """Fields that make an encoder of transformers a quarter as wide, in every stage."""
     if encoder.model_type in ("swin", "swinv2"):  # widths double from stage to stage
         heads = [max(1, count // 4) for count in encoder.num_heads]
-        return {"embed_dim": _quarter(encoder.embed_dim, 4 * math.lcm(*heads))[0], "num_heads": heads}
+        width, _ = _quarter(encoder.embed_dim, 4 * math.lcm(*heads))
+        return {"embed_dim": width, "num_heads": heads, "hidden_size": width * 2 ** (len(heads) - 1)}
     if encoder.model_type == "pvt_v2":
         sizes = map(_quarter, encoder.hidden_sizes, encoder.num_attention_heads)
         widths, heads = zip(*sizes, strict=True)

@@ -151,8 +151,8 @@ def _check_configs(student: PreTrainedConfig, teacher: PreTrainedConfig) -> None
     unsliced_sizes = family_of(teacher).unsliced_sizes
     if unsliced_sizes is None:
         raise ValueError(
-            f"weights of a {teacher.model_type} cannot be sliced: how its encoders lay out their heads is theirs. Let "
-            "the student start from scratch, or from encoders of its own size."
+            f"weights of an {teacher.model_type} cannot be sliced: how its encoders lay out their heads is theirs. "
+            "Let the student start from scratch, or from encoders of its own size."
         )
     for name in unsliced_sizes:
         own, given = (np.ravel(getattr(config, name)).tolist() for config in (student, teacher))
