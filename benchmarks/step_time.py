@@ -35,9 +35,9 @@ from hf_emktd.distillation import (
 from hf_emktd.distillation.token_codes import TokenRelations
 from hf_emktd.models.cav_mae import CavMaeProcessor
 from hf_emktd.training import ClipViews, build_student_config
-from hf_emktd.training.cached_views import CachedViews, SignalCollator
+from hf_emktd.training.cached_views import CachedViews
 from hf_emktd.training.teacher_cache import SHARDS_FOLDER, TeacherCache
-from hf_emktd.training.teacher_cache_writer import write_teacher_cache
+from hf_emktd.training.teacher_cache_writer import plan_cache, write_teacher_cache
 
 KINDS = ("supervised", "live teacher", "cached teacher")
 
@@ -58,7 +58,8 @@ def main() -> None:
         views = make_views(config, args.batch_size)
         codec = TokenRelations(max_error=1e-9, max_rank=args.rank)
         source = {"monitor": "random"}
-        write_teacher_cache(folder, teacher, views, source, codec, num_views=1, batch_size=args.batch_size)
+        plan = plan_cache(teacher, views, source, codec, num_views=1, batch_size=args.batch_size)
+        write_teacher_cache(folder, plan, teacher, views)
         size = sum(file.stat().st_size for file in (Path(folder) / SHARDS_FOLDER).iterdir()) / args.batch_size
         cached = CachedViews(views, TeacherCache(folder))
         seconds = measure(steps(student, teacher, cached, args.batch_size), args.repeats)
@@ -114,8 +115,7 @@ def steps(student: nn.Module, teacher: LiveTeacher, cached: CachedViews, count: 
         optimizer.zero_grad()
 
     def from_cache():
-        signals = cached.cache.signals(clips, [0] * count)
-        return reader(**SignalCollator.of_signals(signals))
+        return reader(teacher_signal=cached.cache.batch(clips, [0] * count))
 
     ways = (None, lambda: teacher(**batch), from_cache)
     return {kind: lambda way=way: step(way) for kind, way in zip(KINDS, ways, strict=True)}

@@ -29,6 +29,7 @@ from hf_emktd.distillation import EntropyMonitor, LiveTeacher
 from hf_emktd.hub import DistillationSummary, ModelFacts, ObjectiveFacts
 from hf_emktd.training import (
     MONITOR_FOLDER,
+    CachedViews,
     ClipData,
     DataArguments,
     DistillationArguments,
@@ -36,12 +37,15 @@ from hf_emktd.training import (
     EntropyMonitorArguments,
     EvaluationArguments,
     LoraArguments,
+    SignalCollator,
+    TeacherCache,
     add_adapters,
     augmentation_for,
     base_name,
     build_objectives,
     build_student,
     build_student_config,
+    cache_source,
     check_inheritance,
     check_modalities,
     check_parts,
@@ -66,10 +70,8 @@ from hf_emktd.training import (
     train_monitor,
     without_adapters,
 )
-from hf_emktd.training.cached_views import CachedViews, SignalCollator
 from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
-from hf_emktd.training.teacher_cache import TeacherCache, cache_source
 from hf_emktd.training.weight_inheritance import INHERIT, SCRATCH, STUDENT_INITS
 
 

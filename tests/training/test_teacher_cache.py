@@ -13,10 +13,11 @@ from tiny_runs import OFF, logged, make_arguments, make_model, make_monitor, mak
 from hf_emktd.data import AudioVisualCollator, AugmentationArguments
 from hf_emktd.distillation import LiveTeacher
 from hf_emktd.distillation.token_codes import PlainTokens, TokenRelations, cosine_errors
+from hf_emktd.models.cav_mae import CavMaeProcessor
 from hf_emktd.training import ClipData, DataArguments, build_objectives
 from hf_emktd.training.cached_views import CachedViews, SignalCollator
 from hf_emktd.training.teacher_cache import MANIFEST_NAME, SHARDS_FOLDER, TeacherCache, cache_source
-from hf_emktd.training.teacher_cache_writer import write_teacher_cache
+from hf_emktd.training.teacher_cache_writer import plan_cache, write_teacher_cache
 
 AUGMENTED = AugmentationArguments(mixup_probability=0.5)
 VIEWS = 3
@@ -31,8 +32,17 @@ def write(folder, data, codec, live=None, augmentation=AUGMENTED, num_views=VIEW
     live = make_teacher() if live is None else live
     views = data.train_views(augmentation)
     options = {"batch_size": 4, "shard_rows": 5} | options
-    write_teacher_cache(folder, live, views, source_of(data, live, views), codec, num_views=num_views, **options)
+    plan = plan_cache(live, views, source_of(data, live, views), codec, num_views=num_views, **options)
+    write_teacher_cache(folder, plan, live, views)
     return TeacherCache(folder)
+
+
+@pytest.fixture(scope="module")
+def data(table, cache):
+    """Opened once for all tests here; that it is opened as any other is not their point."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+        return ClipData(DataArguments(dataset=str(table)), CavMaeProcessor.from_config(make_model().config))
 
 
 @pytest.fixture(scope="module")

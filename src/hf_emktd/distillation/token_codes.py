@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +21,8 @@ RANK_STEP = 4
 # the smaller side of a matrix up to which all its singular values cost no more than the leading ones
 EXACT_SIDE = 128
 OVERSAMPLED = 16
+# dimensions for what a code leaves out of each token; they cost time in every step, but are not stored
+OWN_DIRECTIONS = 128
 POWER_ITERATIONS = 2
 
 
@@ -72,18 +75,23 @@ class PlainTokens(TokenCodec):
 @dataclass(frozen=True)
 class TokenRelations(TokenCodec):
     r"""
-    How the tokens of a clip lie to each other, in far fewer numbers than the tokens: the rows of
-    \\(U_r S_r\\) of the singular value decomposition of the unit tokens, whose Gram matrix is the nearest of its rank
-    to that of the tokens, each column in int8 with a scale, and the lengths of the tokens, so that they can still be
-    pooled. Not part of the paper, whose teacher runs beside the student.
+    How the tokens of a clip lie to each other, in far fewer numbers than the tokens. Not part of the paper, whose
+    teacher runs beside the student.
 
-    The rank of each clip is the least multiple of four for which the cosines of the decoded tokens, after rounding,
-    deviate from those of the tokens by no more than `max_error` in the root mean square over all pairs. The loss is a
-    mean over these pairs, so this is what moves it; the largest deviation of a pair is a few times that.
+    Stored are the rows of \\(U_r S_r\\) of the singular value decomposition of the unit tokens, whose Gram matrix is
+    the nearest of its rank to theirs, each column in int8 with a scale; by token the length of what these rows leave
+    out, and its own length, so that tokens can still be pooled. What is left out of a token is nearly orthogonal to
+    what is left out of another, so decoded tokens get it back along directions of their own, as far apart as
+    `OWN_DIRECTIONS` dimensions allow. Without, unit rows would be more alike than the tokens: on a trained teacher of
+    the touchtone miniature, at rank 8, the loss would change by 5.5 % instead of 0.5 %.
+
+    The rank of each clip is the least multiple of four for which the cosines of the decoded tokens deviate from those
+    of the tokens by no more than `max_error` in the root mean square over all pairs. The loss is a mean over these
+    pairs, so this is what moves it; the largest deviation of a pair is a few times that.
 
     Args:
         max_error (`float`, *optional*, defaults to 0.01): see above.
-        max_rank (`int`, *optional*, defaults to 128): where the search ends, whether the bound holds or not.
+        max_rank (`int`, *optional*, defaults to 64): where the search ends, whether the bound holds or not.
 
     Raises:
         ValueError: for a constant outside its range.
@@ -94,11 +102,12 @@ class TokenRelations(TokenCodec):
     columns: ClassVar[Mapping[str, tuple[str, bool]]] = {
         "code": ("int8", True),
         "scale": ("float32", False),
+        "rest": ("uint8", True),
         "length": ("float16", True),
     }
 
     max_error: float = 0.01
-    max_rank: int = 128
+    max_rank: int = 64
 
     def __post_init__(self) -> None:
         if not self.max_error > 0:
@@ -117,17 +126,19 @@ class TokenRelations(TokenCodec):
         ]
 
     def decode(self, columns: Mapping[str, Tensor]) -> Tensor:
-        return unit_tokens(columns["code"] * columns["scale"]) * columns["length"]
+        return unit_tokens(_with_rest(columns["code"], columns["scale"], columns["rest"])) * columns["length"]
 
     def _shortest(self, unit: Tensor, factor: Tensor) -> dict[str, Tensor]:
-        """Code and scale of the least rank that keeps the bound, of one clip."""
+        """The code of the least rank that keeps the bound, of one clip."""
         gram = unit @ unit.T
-        code, scale = _rounded(factor)
+        codes, scales = _rounded(factor)
         for rank in _ranks(factor, self.max_error):
-            difference = gram - _gram_of(code[:, :rank] * scale[:, :rank])
+            code, scale = codes[:, :rank].contiguous(), scales[:, :rank].contiguous()
+            rest = _lengths_left_out(unit, factor[:, :rank])
+            difference = gram - _gram_of(_with_rest(code, scale, rest))
             if difference.square().mean().sqrt() <= self.max_error:
                 break
-        return {"code": code[:, :rank].contiguous(), "scale": scale[:, :rank].contiguous()}
+        return {"code": code, "scale": scale, "rest": rest}
 
 
 def cosine_errors(tokens: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,14 +173,38 @@ def _rounded(factor: Tensor) -> tuple[Tensor, Tensor]:
     return (factor / scale.clamp(min=torch.finfo(scale.dtype).tiny)).round().to(torch.int8), scale
 
 
+def _lengths_left_out(unit: Tensor, factor: Tensor) -> Tensor:
+    """uint8 `(tokens, 1)`: the length of what a truncated factor lacks of unit tokens, in 255ths."""
+    whole, kept = (rows.square().sum(dim=-1, keepdim=True) for rows in (unit, factor))
+    return (255 * (whole - kept).clamp(0, 1).sqrt()).round().to(torch.uint8)
+
+
+def _with_rest(code: Tensor, scale: Tensor, rest: Tensor) -> Tensor:
+    """Decoded rows, continued by what they lack along a direction of each token's own."""
+    rows = code * scale
+    own = _own_directions(rows.shape[-2]).to(rows.device) * (rest / 255)
+    return torch.cat([rows, own], dim=-1)
+
+
+@lru_cache(maxsize=64)
+def _own_directions(count: int) -> Tensor:
+    """
+    Unit rows `(count, at most OWN_DIRECTIONS)`, orthogonal where there are no more than dimensions; of more, rows of a
+    random orthonormal basis, whose Gram matrix is as near to the identity as that of so many rows can be.
+    """
+    if count <= OWN_DIRECTIONS:
+        return torch.eye(count)
+    random = torch.randn(count, OWN_DIRECTIONS, generator=torch.Generator().manual_seed(0))
+    return unit_tokens(torch.linalg.qr(random).Q)
+
+
 def _ranks(factor: Tensor, max_error: float) -> Iterator[int]:
-    """Ranks to try: from the first whose truncation alone, before rounding, would keep the bound."""
+    """Ranks to try: from the first whose truncation alone would keep the bound."""
     count, largest = factor.shape
     energies = factor.square().sum(dim=0)
     left_out = energies.square().flip(0).cumsum(0).flip(0).sqrt() / count  # [r]: of the columns from r on
     enough = int((left_out > max_error).sum())
-    first = min(largest, max(1, -(-enough // RANK_STEP)) * RANK_STEP)
-    yield from range(first, largest, RANK_STEP)
+    yield from range(max(1, enough // RANK_STEP) * RANK_STEP, largest, RANK_STEP)
     yield largest
 
 

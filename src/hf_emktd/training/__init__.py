@@ -1,6 +1,7 @@
 """Trainers, and what a training script needs around them."""
 
 from .arguments import AudioVisualTrainingArguments, DistillationArguments
+from .cached_views import CachedViews, SignalCollator
 from .clip_data import ClipData, DataArguments, SceneData, augmentation_for, check_labels, open_clips
 from .command_line import parse_arguments
 from .entropy_monitor_trainer import EntropyMonitorArguments, EntropyMonitorTrainer, train_monitor
@@ -22,6 +23,8 @@ from .students import (
     student_processor,
 )
 from .tasks import TASKS, task_loss, task_of_config
+from .teacher_cache import CacheManifest, TeacherCache, cache_source
+from .teacher_cache_writer import CacheEstimate, estimate_cache, plan_cache, verify_cache, write_teacher_cache
 from .trainer import AudioVisualTrainer, EMKTDTrainer
 from .views import ClipSampler, ClipViews
 from .weight_inheritance import check_inheritance, inherit_weights
@@ -32,6 +35,9 @@ __all__ = [
     "TASKS",
     "AudioVisualTrainer",
     "AudioVisualTrainingArguments",
+    "CacheEstimate",
+    "CacheManifest",
+    "CachedViews",
     "ClipData",
     "ClipSampler",
     "ClipViews",
@@ -43,12 +49,15 @@ __all__ = [
     "EvaluationArguments",
     "LoraArguments",
     "SceneData",
+    "SignalCollator",
+    "TeacherCache",
     "add_adapters",
     "augmentation_for",
     "base_name",
     "build_objectives",
     "build_student",
     "build_student_config",
+    "cache_source",
     "check_inheritance",
     "check_labels",
     "check_modalities",
@@ -56,6 +65,7 @@ __all__ = [
     "command_line",
     "data_facts",
     "derive_config",
+    "estimate_cache",
     "evaluate_model",
     "evaluation_results",
     "family_for",
@@ -71,6 +81,7 @@ __all__ = [
     "open_clips",
     "parse_arguments",
     "parse_overrides",
+    "plan_cache",
     "publish_run",
     "save_run",
     "student_processor",
@@ -78,5 +89,7 @@ __all__ = [
     "task_of_config",
     "to_json",
     "train_monitor",
+    "verify_cache",
     "without_adapters",
+    "write_teacher_cache",
 ]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ..data.collators import AudioVisualCollator
-from .teacher_cache import TeacherCache
+from .teacher_cache import TeacherCache, stack_signals
 from .views import ClipViews, ViewKey
 
 
@@ -46,32 +44,10 @@ class CachedViews(ClipViews):
 
 class SignalCollator(AudioVisualCollator):
     """
-    As [`AudioVisualCollator`], and `teacher_signal`, which [`~distillation.CachedTeacher`] reads: codes of different
-    widths are continued with zeros.
+    As [`AudioVisualCollator`], and `teacher_signal`, which [`~distillation.cached_teacher.CachedTeacher`] reads.
     """
 
     def __call__(self, views: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().__call__(views)
         signals = [view["teacher_signal"] for view in views if "teacher_signal" in view]
-        return batch | self.of_signals(signals) if signals else batch
-
-    @staticmethod
-    def of_signals(signals: list[dict[str, Any]]) -> dict[str, Any]:
-        """`teacher_signal` of a batch from those of its clips."""
-        return {"teacher_signal": _batched(signals)}
-
-
-def _batched(values: list[Any]) -> Any:
-    if isinstance(values[0], dict):
-        return {name: _batched([value[name] for value in values]) for name in values[0]}
-    return _stacked([np.asarray(value) for value in values])
-
-
-def _stacked(arrays: list[np.ndarray]) -> Tensor:
-    widths = [array.shape[-1] if array.ndim else 0 for array in arrays]
-    if min(widths) == max(widths):
-        return torch.from_numpy(np.stack(arrays))
-    batch = np.zeros((len(arrays), *arrays[0].shape[:-1], max(widths)), arrays[0].dtype)
-    for row, array, width in zip(batch, arrays, widths, strict=True):
-        row[..., :width] = array
-    return torch.from_numpy(batch)
+        return batch | {"teacher_signal": stack_signals(signals)} if signals else batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, Self
 import datasets
 import numpy as np
 import pyarrow as pa
+import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.features import input_parameters
@@ -102,6 +104,21 @@ class CacheManifest:
 
     def num_tokens(self, branch: str) -> int:
         return sum(rows * columns for rows, columns in self.grids[branch])
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all shards."""
+        return sum(shard["bytes"] for shard in self.shards.values())
+
+    @property
+    def errors(self) -> dict[str, dict[str, float]]:
+        """By branch the largest deviations of the cosines of all clips, and how many clips are `beyond` the bound."""
+        noted = {branch: [shard["errors"][branch] for shard in self.shards.values()] for branch in self.grids}
+        return {
+            branch: {name: max(each[name] for each in errors) for name in ERRORS}
+            | {"beyond": sum(each["beyond"] for each in errors)}
+            for branch, errors in noted.items()
+        }
 
     @property
     def planned(self) -> Iterator[Shard]:
@@ -218,21 +235,49 @@ class TeacherCache:
         the dtypes they are stored in.
         """
         index = [view * self.manifest.num_clips + clip for clip, view in zip(clips, views, strict=True)]
-        table = self.rows[index]
+        table = self.rows[index].combine_chunks()
         logits = table["logits"].combine_chunks().flatten().to_numpy().reshape(len(index), *self.manifest.logits)
         signals: list[dict[str, Any]] = [{"logits": row, "entropies": {}, "codes": {}} for row in logits]
         for branch in self.manifest.grids:
             self._add_branch(signals, table, branch, self.manifest.num_tokens(branch))
         return signals
 
+    def batch(self, clips: Sequence[int], views: Sequence[int]) -> dict[str, Any]:
+        """The `teacher_signal` of a batch."""
+        return stack_signals(self.signals(clips, views))
+
     def _add_branch(self, signals: list[dict[str, Any]], table: pa.Table, branch: str, tokens: int) -> None:
         if self.manifest.has_entropies:
             for signal, entropy in zip(signals, table[f"{branch}_entropy"].to_numpy(), strict=True):
                 signal["entropies"][branch] = entropy
         for name, (dtype, per_token) in self.codec.columns.items():
-            for signal, cell in zip(signals, table[f"{branch}_{name}"], strict=True):
-                values = np.frombuffer(cell.as_buffer(), dtype).reshape(tokens if per_token else 1, -1)
+            for signal, cell in zip(signals, _cells(table[f"{branch}_{name}"]), strict=True):
+                values = cell.view(dtype).reshape(tokens if per_token else 1, -1)
                 signal["codes"].setdefault(branch, {})[name] = values
+
+
+def _cells(column: pa.ChunkedArray) -> Iterator[np.ndarray]:
+    """The bytes of each cell, without a Python object for each on the way."""
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        ends = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        values = np.frombuffer(data, np.uint8)
+        for start, end in itertools.pairwise(ends):
+            yield values[start:end]
+
+
+def stack_signals(values: list[Any]) -> Any:
+    """Signals of clips as one of tensors; codes of different widths are continued with zeros."""
+    if isinstance(values[0], dict):
+        return {name: stack_signals([value[name] for value in values]) for name in values[0]}
+    arrays = [np.asarray(value) for value in values]
+    widths = [array.shape[-1] if array.ndim else 0 for array in arrays]
+    if min(widths) == max(widths):
+        return torch.from_numpy(np.stack(arrays))
+    batch = np.zeros((len(arrays), *arrays[0].shape[:-1], max(widths)), arrays[0].dtype)
+    for row, array, width in zip(batch, arrays, widths, strict=True):
+        row[..., :width] = array
+    return torch.from_numpy(batch)
 
 
 def check_shards(folder: Path, manifest: CacheManifest) -> None:

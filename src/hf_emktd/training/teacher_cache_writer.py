@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
@@ -19,18 +22,32 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.collators import AudioVisualCollator
+from ..data.processes import fork_without_garbage
 from ..distillation.teacher import LiveTeacher, TeacherSignal
 from ..distillation.token_codes import TokenCodec, cosine_errors
 from ..hub.distillation_summary import write_whole
-from .teacher_cache import ERRORS, MANIFEST_NAME, SHARDS_FOLDER, CacheManifest, Shard, differences, view_seeds
+from .teacher_cache import (
+    ERRORS,
+    MANIFEST_NAME,
+    SHARDS_FOLDER,
+    CacheManifest,
+    Shard,
+    TeacherCache,
+    differences,
+    view_seeds,
+)
 from .views import ClipViews
 
 # rows that a reader of the Parquet files has to decode at once
 ROW_GROUP = 64
+# what half precision and another order of summation may change of logits and entropies, and of cosines
+TOLERANCE, COSINE_TOLERANCE = 5e-3, 2e-3
+
+Rows = dict[str, list[Any]]
+Keys = list[tuple[int, int]]
 
 
-def write_teacher_cache(
-    folder: str | Path,
+def plan_cache(
     teacher: LiveTeacher,
     views: ClipViews,
     source: dict[str, Any],
@@ -40,13 +57,9 @@ def write_teacher_cache(
     seed: int = 0,
     batch_size: int = 32,
     shard_rows: int = 512,
-    num_workers: int = 0,
 ) -> CacheManifest:
     """
-    Writes what is missing of a cache in `folder`. The shards are shared out among the processes of the run.
-
-    A shard appears under its name when it is whole, and depends on nothing but its clips: a killed run loses the one
-    it was at, the next call goes on, and the result is that of a run that was never stopped.
+    The manifest of a cache that is not written yet.
 
     Args:
         source: [`~training.teacher_cache.cache_source`].
@@ -55,39 +68,8 @@ def write_teacher_cache(
         seed: of the views.
         batch_size: clips in a forward pass of the teacher.
         shard_rows: clips in a shard.
-        num_workers: processes of each rank that make views.
-
-    Raises:
-        ValueError: if `folder` holds a cache of something else.
     """
-    state = PartialState()
-    folder = Path(folder)
-    manifest = _planned(teacher, views, source, codec, num_views, seed, batch_size, shard_rows)
-    done = _open(folder, manifest)
-    missing = [shard for shard in manifest.planned if shard.name not in done]
-    state.wait_for_everyone()  # all ranks have seen the same shards before the first writes one
-    own = missing[state.process_index :: state.num_processes]
-    for shard, rows in _computed(manifest, own, teacher, views, codec, num_workers):
-        _write_shard(folder, shard, rows, manifest)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        _close(folder, manifest)
-    state.wait_for_everyone()
-    return CacheManifest.load(folder)
-
-
-def _planned(
-    teacher: LiveTeacher,
-    views: ClipViews,
-    source: dict[str, Any],
-    codec: TokenCodec,
-    num_views: int,
-    seed: int,
-    batch_size: int,
-    shard_rows: int,
-) -> CacheManifest:
-    """The manifest of what is to be written, without a shard."""
-    signal = _signal_of(teacher, AudioVisualCollator()([views[0, 0]]))
+    _, signal = _read(teacher, views, [(0, 0)])
     return CacheManifest(
         source=source,
         codec=codec.to_dict(),
@@ -99,6 +81,95 @@ def _planned(
         logits=list(signal.logits.shape[1:]),
         grids={branch: [list(grid) for grid in signal.grids[branch]] for branch in signal.tokens},
     )
+
+
+@dataclass(frozen=True)
+class CacheEstimate:
+    """
+    What writing a cache will take, from a batch of its clips.
+
+    Args:
+        row_bytes: of a clip in one view.
+        row_seconds: of a clip in one view, in this process.
+        errors: by branch the mean over the clips of the root mean square deviation of the cosines.
+    """
+
+    row_bytes: float
+    row_seconds: float
+    errors: dict[str, float]
+
+
+def estimate_cache(manifest: CacheManifest, teacher: LiveTeacher, views: ClipViews) -> CacheEstimate:
+    """Computes the first batch twice, as `write_teacher_cache` would, and throws it away."""
+    keys = [(clip, clip) for clip in range(min(manifest.batch_size, manifest.num_clips))]
+    for _ in range(2):  # the first pays for what is set up once
+        started = time.perf_counter()
+        rows = _rows(manifest, 0, keys, *_read(teacher, views, keys))
+        seconds = time.perf_counter() - started
+    buffer = io.BytesIO()
+    _write_table(rows, manifest, buffer)
+    errors = {branch: sum(rows[f"{branch}_rms_error"]) / len(keys) for branch in manifest.grids}
+    return CacheEstimate(buffer.tell() / len(keys), seconds / len(keys), errors)
+
+
+def write_teacher_cache(
+    folder: str | Path, manifest: CacheManifest, teacher: LiveTeacher, views: ClipViews, num_workers: int = 0
+) -> CacheManifest:
+    """
+    Writes what is missing of a cache in `folder`. The shards are shared out among the processes of the run.
+
+    A shard appears under its name when it is whole, and depends on nothing but its clips: a killed run loses the one
+    it was at, the next call goes on, and the result is that of a run that was never stopped.
+
+    Args:
+        manifest: [`plan_cache`].
+        num_workers: processes of each rank that make views.
+
+    Raises:
+        ValueError: if `folder` holds a cache of something else.
+    """
+    state = PartialState()
+    folder = Path(folder)
+    done = _open(folder, manifest)
+    missing = [shard for shard in manifest.planned if shard.name not in done]
+    state.wait_for_everyone()  # all ranks have seen the same shards before the first writes one
+    own = missing[state.process_index :: state.num_processes]
+    for shard, rows in _computed(manifest, own, teacher, views, num_workers):
+        _write_shard(folder, shard, rows, manifest)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        _close(folder, manifest)
+    state.wait_for_everyone()
+    return CacheManifest.load(folder)
+
+
+def verify_cache(cache: TeacherCache, teacher: LiveTeacher, views: ClipViews, count: int, seed: int = 0) -> list[str]:
+    """Computes `count` random clips and views of a cache again; a line for each that is not what was stored."""
+    random = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(cache.manifest.num_clips * cache.num_views, generator=random)[:count].tolist()
+    stored = cache.teacher(teacher.config)
+    wrong = []
+    for row in tqdm(drawn, unit="view"):
+        view, clip = divmod(row, cache.manifest.num_clips)
+        _, live = _read(teacher, views, [(clip, cache.view_seeds([clip], [view])[0])])
+        deviations = _deviations(live, stored(teacher_signal=cache.batch([clip], [view])))
+        bound = max(cache.rows.with_format(None)[row][f"{branch}_rms_error"] for branch in live.tokens)
+        if deviations[0] > TOLERANCE or deviations[1] > bound + COSINE_TOLERANCE:
+            wrong.append(
+                f"clip {clip}, view {view}: answers deviate by {deviations[0]:.3g}, cosines by {deviations[1]:.3g}"
+            )
+    return wrong
+
+
+def _deviations(live: TeacherSignal, stored: TeacherSignal) -> tuple[float, float]:
+    """Of logits, relative to the largest, and entropies; and of cosines, the largest of the branches."""
+    answers = (live.logits - stored.logits.to(live.logits)).abs().max() / live.logits.abs().max().clamp(min=1)
+    answers = [
+        answers,
+        *((live.entropies[b] - value.to(live.logits)).abs().max() for b, value in stored.entropies.items()),
+    ]
+    cosines = [cosine_errors(tokens.cpu(), stored.tokens[branch])[1].max() for branch, tokens in live.tokens.items()]
+    return max(answers).item(), max(cosines).item()
 
 
 def _open(folder: Path, manifest: CacheManifest) -> dict[str, dict[str, Any]]:
@@ -154,38 +225,37 @@ def _note_of(folder: Path, shard: Shard) -> Path:
 
 
 def _computed(
-    manifest: CacheManifest,
-    shards: list[Shard],
-    teacher: LiveTeacher,
-    views: ClipViews,
-    codec: TokenCodec,
-    num_workers: int,
-) -> Iterator[tuple[Shard, dict[str, list[Any]]]]:
+    manifest: CacheManifest, shards: list[Shard], teacher: LiveTeacher, views: ClipViews, num_workers: int
+) -> Iterator[tuple[Shard, Rows]]:
     """Shard by shard its rows, by column."""
-    batches = [
-        [(clip, int(seeds[clip])) for clip in range(start, min(start + manifest.batch_size, shard.stop))]
-        for shard in shards
-        for seeds in [view_seeds(manifest.seed, shard.view, manifest.num_clips)]
-        for start in range(shard.start, shard.stop, manifest.batch_size)
-    ]
-    loader = iter(DataLoader(views, batch_sampler=batches, collate_fn=_with_ids, num_workers=num_workers))
-    keys = iter(batches)
-    total = sum(shard.stop - shard.start for shard in shards)
-    progress = tqdm(total=total, unit="view", disable=not PartialState().is_main_process)
+    batches = [keys for shard in shards for keys in _batches(manifest, shard)]
+    total = sum(map(len, batches))
+    progress = tqdm(total=total, unit="view", desc="Teacher", disable=not PartialState().is_main_process)
+    loader = DataLoader(views, batch_sampler=batches, collate_fn=_with_ids, num_workers=num_workers)
+    with fork_without_garbage():
+        loaded = iter(loader)
     for shard in shards:
-        rows: dict[str, list[Any]] = {name: [] for name in manifest.features()}
-        while len(rows["clip"]) < shard.stop - shard.start:
-            clip_ids, batch = next(loader)
-            pairs = next(keys)
-            rows["clip_id"] += clip_ids
-            rows["clip"] += [clip for clip, _ in pairs]
-            rows["view"] += [shard.view] * len(pairs)
-            rows["view_seed"] += [view_seed for _, view_seed in pairs]
-            for name, values in _encoded(_signal_of(teacher, batch), codec):
+        rows: Rows = {name: [] for name in manifest.features()}
+        for keys in _batches(manifest, shard):
+            clip_ids, batch = next(loaded)
+            for name, values in _rows(manifest, shard.view, keys, clip_ids, _signal_of(teacher, batch)).items():
                 rows[name] += values
-            progress.update(len(pairs))
+            progress.update(len(keys))
         yield shard, rows
     progress.close()
+
+
+def _batches(manifest: CacheManifest, shard: Shard) -> Iterator[Keys]:
+    """Clips and seeds of each forward pass for a shard."""
+    seeds = view_seeds(manifest.seed, shard.view, manifest.num_clips).tolist()
+    for start in range(shard.start, shard.stop, manifest.batch_size):
+        yield [(clip, seeds[clip]) for clip in range(start, min(start + manifest.batch_size, shard.stop))]
+
+
+def _read(teacher: LiveTeacher, views: ClipViews, keys: Keys) -> tuple[list[str], TeacherSignal]:
+    """Names of some clips and the teacher's signal of their views."""
+    clip_ids, batch = _with_ids(views.__getitems__(keys))
+    return clip_ids, _signal_of(teacher, batch)
 
 
 def _with_ids(views: list[dict[str, Any]]) -> tuple[list[str], dict[str, Tensor]]:
@@ -198,9 +268,16 @@ def _signal_of(teacher: LiveTeacher, batch: Mapping[str, Tensor]) -> TeacherSign
     return teacher(**{name: value.to(device) for name, value in batch.items()})
 
 
+def _rows(manifest: CacheManifest, view: int, keys: Keys, clip_ids: list[str], signal: TeacherSignal) -> Rows:
+    """The rows of a batch, by column."""
+    clips, seeds = zip(*keys, strict=True)
+    rows: Rows = {"clip_id": clip_ids, "clip": list(clips), "view": [view] * len(keys), "view_seed": list(seeds)}
+    return rows | {name: list(values) for name, values in _encoded(signal, manifest.make_codec())}
+
+
 def _encoded(signal: TeacherSignal, codec: TokenCodec) -> Iterator[tuple[str, Iterable[Any]]]:
     """By column its values in the clips of a batch."""
-    yield "logits", list(signal.logits.half().flatten(1).cpu().numpy())
+    yield "logits", signal.logits.half().flatten(1).cpu().numpy()
     for branch, entropies in signal.entropies.items():
         yield f"{branch}_entropy", entropies.float().cpu().tolist()
     for branch, tokens in signal.tokens.items():
@@ -217,11 +294,15 @@ def _errors(codec: TokenCodec, tokens: Tensor, code: Mapping[str, Tensor]) -> tu
     return tuple(error.item() for error in cosine_errors(tokens.unsqueeze(0), decoded))
 
 
-def _write_shard(folder: Path, shard: Shard, rows: dict[str, list[Any]], manifest: CacheManifest) -> None:
+def _write_table(rows: Rows, manifest: CacheManifest, file: Path | io.BytesIO) -> None:
+    table: pa.Table = datasets.Dataset.from_dict(rows, features=manifest.features()).data.table
+    pq.write_table(table, file, row_group_size=ROW_GROUP, compression="zstd")
+
+
+def _write_shard(folder: Path, shard: Shard, rows: Rows, manifest: CacheManifest) -> None:
     path = folder / SHARDS_FOLDER / shard.name
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    table = datasets.Dataset.from_dict(rows, features=manifest.features()).data.table
-    pq.write_table(table, unfinished, row_group_size=ROW_GROUP, compression="zstd")
+    _write_table(rows, manifest, unfinished)
     content = unfinished.read_bytes()
     note = {"rows": len(rows["clip"]), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     note["errors"] = {branch: _summary(rows, branch, manifest.codec.get("max_error")) for branch in manifest.grids}
@@ -229,7 +310,7 @@ def _write_shard(folder: Path, shard: Shard, rows: dict[str, list[Any]], manifes
     write_whole(_note_of(folder, shard), json.dumps(note) + "\n")
 
 
-def _summary(rows: dict[str, list[Any]], branch: str, bound: float | None) -> dict[str, float]:
+def _summary(rows: Rows, branch: str, bound: float | None) -> dict[str, float]:
     largest = {name: max(rows[f"{branch}_{name}"]) for name in ERRORS}
     beyond = 0 if bound is None else sum(error > bound for error in rows[f"{branch}_rms_error"])
     return largest | {"beyond": beyond}

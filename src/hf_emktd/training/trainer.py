@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
@@ -24,6 +24,7 @@ from ..distillation.objectives import DistillationObjective
 from ..distillation.teacher import LiveTeacher, TeacherSignal, branch_tokens, check_compatible
 from .arguments import AudioVisualTrainingArguments, DistillationArguments
 from .balance import GradientBalance
+from .cached_views import CachedViews
 from .freezing import FreezeParts, freeze_parts
 from .lora import inner_model
 from .loss_log import LossLog
@@ -234,6 +235,7 @@ class EMKTDTrainer(AudioVisualTrainer):
         _check_objectives(objectives)
         if objectives:
             _check_teacher(model, teacher, objectives)
+            _check_cached(teacher, kwargs.get("train_dataset"))
         super().__init__(model=model, args=args, **kwargs)
         self.objectives = nn.ModuleList(objectives).to(self.args.device)
         self.teacher = prepare_frozen(self.accelerator, teacher) if objectives else None
@@ -384,6 +386,16 @@ def _check_teacher(
         raise ValueError(f"{names} need a teacher, got teacher=None.")
     check_compatible(student.config, teacher.config)
     teacher.check_serves(objectives)
+
+
+def _check_cached(teacher: LiveTeacher | CachedTeacher, train_dataset: Dataset | None) -> None:
+    if isinstance(teacher, CachedTeacher) and not (
+        isinstance(train_dataset, CachedViews) and train_dataset.with_signals
+    ):
+        raise ValueError(
+            "a cached teacher takes its signals from the batches: pass CachedViews(views, cache) as train_dataset and "
+            f"SignalCollator() as data_collator, got {type(train_dataset).__name__}."
+        )
 
 
 def _scale_head_learning_rate(optimizer: torch.optim.Optimizer, backbone: nn.Module, factor: float) -> None:
