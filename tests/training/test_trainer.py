@@ -180,27 +180,20 @@ class TestAccumulation:
         assert parts_of(line) == pytest.approx(line["loss"], rel=1e-5)
 
 
-class RecordingKernel(TokenKernel):
-    """An RBF kernel that remembers the dtype of the tokens and Gram matrices it made."""
-
-    seen: set = set()  # noqa: RUF012  a frozen dataclass has no room for it on the instance
-
-    def of_unit_tokens(self, tokens):
-        gram = super().of_unit_tokens(tokens)
-        self.seen.add((tokens.dtype, gram.dtype))
-        return gram
-
-
 class TestMixedPrecision:
     def test_bfloat16_trains_with_float32_gram_matrices(self, tmp_path):
-        RecordingKernel.seen.clear()
         trainer = make_trainer(tmp_path, bf16=True, max_steps=2)
-        trainer.objectives[0].kernel = RecordingKernel()
-        logits = []
+        logits, seen = [], []
         trainer.model.classifier.register_forward_hook(lambda module, args, output: logits.append(output.dtype))
+        objective = trainer.objectives[0]
+        objective.register_forward_hook(lambda module, args, parts: seen.append((*args[:2], parts)))
         trainer.train()
         assert set(logits) == {torch.bfloat16}  # autocast was on
-        assert RecordingKernel.seen == {(torch.float32, torch.float32)}
+        (output, signal, parts), _ = seen
+        grams = [objective.kernel.gram(tokens.double()) for tokens in (output.audio_tokens, signal.tokens["audio"])]
+        losses = F.huber_loss(*grams, reduction="none").mean(dim=(1, 2))
+        expected = objective.weight * (objective.branch_weights(signal)["audio"] * losses).mean()
+        assert parts["em_ktd_audio"].item() == pytest.approx(expected.item(), rel=1e-5)
         for line in logged(trainer):
             assert all(math.isfinite(value) for value in line.values())
             assert parts_of(line) == pytest.approx(line["loss"], rel=1e-4)

@@ -63,6 +63,20 @@ class TokenKernel:
             return (cosines + self.constant) ** self.degree
         return torch.exp(2 * self.gamma * (cosines - 1))
 
+    def values_and_slopes(self, cosines: Tensor) -> tuple[Tensor, Tensor | None, float]:
+        """
+        Kernel values for `cosines`, which are overwritten, and the derivative by the cosine: a factor times a tensor
+        of slopes, `None` where all are 1. Values and slopes may be one tensor.
+        """
+        if self.name == "linear":
+            return cosines, None, 1.0
+        if self.name == "polynomial":
+            base = cosines.add_(self.constant)
+            slopes = base ** (self.degree - 1)
+            return base.mul_(slopes), slopes, float(self.degree)
+        values = cosines.sub_(1).mul_(2 * self.gamma).exp_()
+        return values, values, 2 * self.gamma
+
     def gram(self, tokens: Tensor) -> Tensor:
         """`(..., tokens, width)` of any length -> Gram matrices `(..., tokens, tokens)`, float32 or float64."""
         with autocast_disabled(tokens):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .kernels import TokenKernel, at_least_float32, autocast_disabled, unit_tokens
+from .fused_token_distillation import compared_pairs, sum_over_gram
+from .kernels import TokenKernel, at_least_float32, autocast_disabled
 
 MODALITIES = ("audio", "visual")
 BRANCHES = (*MODALITIES, "fusion")
@@ -41,6 +43,50 @@ def shared_branches(student_grids: Grids, teacher_grids: Grids) -> tuple[str, ..
     common = tuple(branch for branch in BRANCHES if branch in student_grids and branch in teacher_grids)
     covered = set(modalities_of(student_grids)) <= set(modalities_of(teacher_grids))
     return common if covered else tuple(branch for branch in common if branch != "fusion")
+
+
+def cut_sound(grids: Grids, share: Fraction) -> Grids:
+    """
+    The grids of a model of whose sound the first `share` alone counts. Sound lies on (frequency, time).
+
+    Raises:
+        ValueError: if that share ends inside a column of tokens.
+    """
+    return {
+        branch: tuple(
+            (rows, _columns(share, columns)) if index in _sound_slices(branch, grids) else (rows, columns)
+            for index, (rows, columns) in enumerate(slices)
+        )
+        for branch, slices in grids.items()
+    }
+
+
+def cut_sound_tokens(branch: str, tokens: Tensor, grids: Grids, share: Fraction) -> Tensor:
+    """The tokens `(batch, tokens, width)` of one branch that lie on [`cut_sound`] of their model's `grids`."""
+    kept = []
+    slices = tokens.split([rows * columns for rows, columns in grids[branch]], dim=1)
+    for index, (part, (rows, columns)) in enumerate(zip(slices, grids[branch], strict=True)):
+        if index in _sound_slices(branch, grids):
+            part = part.unflatten(1, (rows, columns))[:, :, : _columns(share, columns)].flatten(1, 2)
+        kept.append(part)
+    return torch.cat(kept, dim=1)
+
+
+def _sound_slices(branch: str, grids: Grids) -> tuple[int, ...]:
+    """Which slices of a branch are sound: of fusion tokens the first, where they have a slice for each modality."""
+    if branch == "audio":
+        return tuple(range(len(grids[branch])))
+    return (0,) if branch == "fusion" and "audio" in grids else ()
+
+
+def _columns(share: Fraction, columns: int) -> int:
+    kept = share * columns
+    if kept.denominator != 1:
+        raise ValueError(
+            f"{share} of {columns} columns of the teacher's audio tokens is {float(kept):g}: the student's sound ends "
+            "inside a column. Give the student an audio_length that is a multiple of the teacher's patch size."
+        )
+    return kept.numerator
 
 
 def pool_tokens(tokens: Tensor, grid_from: Grid, grid_to: Grid) -> Tensor:
@@ -138,32 +184,41 @@ def token_distillation_loss(
     kernel: TokenKernel,
     delta: float = 1.0,
     windows: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     r"""
     Per-clip loss `(batch,)`, float32 (float64 for float64 tokens) even under autocast, of tokens
     `(batch, tokens, width)`; the widths may differ, the counts may not:
-    \\(\frac{1}{N^2} \sum_{ij} \mathrm{Huber}_\delta(K^T_{ij} - K^S_{ij})\\), the paper's Eq. 2.
+    \\(\frac{1}{N^2} \sum_{ij} \mathrm{Huber}_\delta(K^T_{ij} - K^S_{ij})\\), the paper's Eq. 2. Computed block by
+    block, [`~distillation.fused_token_distillation.compared_pairs`]: memory grows with N, and there is no second
+    derivative.
 
     With the RBF kernel of gamma 0.5 all differences are below 1, so the default `delta` gives half the squared error.
 
     Args:
         delta: Huber threshold; 1 as in the paper.
         windows: int64 `(windows, tokens)` from [`sliding_windows`]; only pairs inside a window are compared.
+        mask: bool `(batch, tokens)`, `True` for real tokens where clips have fewer; the mean is over the real pairs,
+            0 for a clip without any.
 
     No gradient reaches `teacher_tokens`.
 
     Raises:
-        ValueError: if the counts of clips or tokens differ.
+        ValueError: if the counts of clips or tokens differ, or `mask` is none of these tokens.
     """
     if student_tokens.shape[:2] != teacher_tokens.shape[:2]:
         raise ValueError(
             f"student tokens {tuple(student_tokens.shape)} and teacher tokens {tuple(teacher_tokens.shape)} need "
             "equal counts of clips and tokens. Bring the teacher's to the student's grid with pool_branch."
         )
+    if mask is not None:
+        _check_mask(mask, student_tokens)
+        # zero on both sides, so that their kernel values agree
+        student_tokens, teacher_tokens = (x.masked_fill(~mask[..., None], 0) for x in (student_tokens, teacher_tokens))
     with autocast_disabled(student_tokens):
-        student_gram = _windowed_gram(student_tokens, kernel, windows)
-        teacher_gram = _windowed_gram(teacher_tokens.detach(), kernel, windows)
-        return F.huber_loss(student_gram, teacher_gram, reduction="none", delta=delta).mean(dim=1)
+        tokens = (_windowed(x, windows) for x in (student_tokens, teacher_tokens.detach()))
+        sums = compared_pairs(*tokens, kernel, delta).view(len(student_tokens), -1).sum(dim=1)
+        return sums / _count_pairs(student_tokens, windows, mask)
 
 
 def gram_spread(tokens: Tensor, kernel: TokenKernel, delta: float = 1.0, windows: Tensor | None = None) -> Tensor:
@@ -171,18 +226,36 @@ def gram_spread(tokens: Tensor, kernel: TokenKernel, delta: float = 1.0, windows
     Per-clip loss `(batch,)` that a student would have whose Gram matrix were constant at the mean of the teacher's:
     what [`token_distillation_loss`] is worth when nothing but the mean similarity is learnt. Arguments as there.
     """
-    with autocast_disabled(tokens):
-        gram = _windowed_gram(tokens.detach(), kernel, windows)
-        mean = gram.mean(dim=1, keepdim=True).expand_as(gram)
-        return F.huber_loss(gram, mean, reduction="none", delta=delta).mean(dim=1)
+    pairs = _count_pairs(tokens, windows, None)
+    with autocast_disabled(tokens), torch.no_grad():
+        windowed = _windowed(tokens, windows)
+        sums = sum_over_gram(windowed, kernel, lambda values, clips: values)
+        means = (sums.view(len(tokens), -1).sum(dim=1) / pairs).repeat_interleave(len(windowed) // len(tokens))
+
+        def deviations(values: Tensor, clips: slice) -> Tensor:
+            return F.huber_loss(values, means[clips, None, None].expand_as(values), reduction="none", delta=delta)
+
+        return sum_over_gram(windowed, kernel, deviations).view(len(tokens), -1).sum(dim=1) / pairs
 
 
-def _windowed_gram(tokens: Tensor, kernel: TokenKernel, windows: Tensor | None) -> Tensor:
-    """All compared pairs of a clip: `(batch, pairs)`."""
-    tokens = unit_tokens(tokens)
-    if windows is not None:
-        tokens = tokens[:, windows]
-    return kernel.of_unit_tokens(tokens).flatten(1)
+def _windowed(tokens: Tensor, windows: Tensor | None) -> Tensor:
+    """Each window as a clip of its own: `(batch * windows, tokens, width)`."""
+    return tokens if windows is None else tokens[:, windows].flatten(0, 1)
+
+
+def _count_pairs(tokens: Tensor, windows: Tensor | None, mask: Tensor | None) -> int | Tensor:
+    """How many pairs of real tokens are compared: one number, with a mask one for each clip."""
+    if mask is None:
+        return tokens.shape[1] ** 2 if windows is None else windows.shape[0] * windows.shape[1] ** 2
+    real = mask[:, None] if windows is None else mask[:, windows]
+    return real.sum(dim=2).square().sum(dim=1).clamp(min=1)
+
+
+def _check_mask(mask: Tensor, tokens: Tensor) -> None:
+    if mask.dtype != torch.bool or mask.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"mask must be bool {tuple(tokens.shape[:2])}, True for real tokens, got {mask.dtype} {tuple(mask.shape)}."
+        )
 
 
 def _kept_slices(branch: str, grids_from: Grids, grids_to: Grids) -> list[int]:
