@@ -5,8 +5,8 @@ import torch
 
 from hf_emktd.distillation import BRANCHES, EntropyMonitor, EntropyMonitorConfig, LiveTeacher, check_compatible
 from hf_emktd.distillation.kernels import TokenKernel
-from hf_emktd.distillation.teacher import CONTRACT, fingerprint
-from hf_emktd.distillation.token_distillation import token_distillation_loss
+from hf_emktd.distillation.teacher import CONTRACT, fingerprint, heard_grids
+from hf_emktd.distillation.token_distillation import pool_branch, token_distillation_loss, token_grids
 from tiny_segmenter import make_segmenter
 
 
@@ -85,6 +85,46 @@ def test_teacher_inputs_go_before_the_students(make_model, batch):
     own = {"teacher_input_values": batch["input_values"], "teacher_pixel_values": batch["pixel_values"]}
     students = {"input_values": torch.zeros(2, 32, 16), "pixel_values": torch.zeros(2, 3, 16, 16)}
     assert torch.equal(teacher(**students, **own).logits, teacher(**batch).logits)
+
+
+class TestShorterSound:
+    """The student hears the first half; its teacher hears the same half, then silence."""
+
+    @pytest.fixture
+    def shorter(self, batch):
+        sound = batch["input_values"].clone()
+        sound[:, 32:] = 1.0
+        return {"input_values": sound[:, :32], "pixel_values": batch["pixel_values"], "teacher_input_values": sound}
+
+    def test_the_silence_is_left_out(self, make_model, shorter):
+        model = make_model()
+        whole = model(shorter["teacher_input_values"], shorter["pixel_values"], output_tokens=True)
+        signal = LiveTeacher(model, monitor_for(model))(**shorter)
+        assert signal.grids == {"audio": ((4, 4),), "visual": ((4, 4),), "fusion": ((4, 4), (4, 4))}
+        heard = whole.audio_tokens.view(2, 4, 8, 16)[:, :, :4].reshape(2, 16, 16)
+        assert torch.equal(signal.tokens["audio"], heard)
+        assert torch.equal(signal.tokens["visual"], whole.visual_tokens)
+        fused = whole.fusion_tokens[:, :32].view(2, 4, 8, 16)[:, :, :4].reshape(2, 16, 16)
+        assert torch.equal(signal.tokens["fusion"], torch.cat([fused, whole.fusion_tokens[:, 32:]], dim=1))
+        assert torch.equal(signal.logits, whole.logits)
+
+    def test_tokens_of_the_same_stretch_are_compared(self, make_model, shorter):
+        """A student with the teacher's own tokens of that stretch has nothing to learn."""
+        model = make_model()
+        signal = LiveTeacher(model)(**shorter)
+        student_grids = {"audio": ((4, 4),)}
+        pooled = pool_branch("audio", signal.tokens["audio"], signal.grids, student_grids)
+        assert torch.equal(pooled, signal.tokens["audio"])
+
+    def test_pairs_are_checked_on_what_the_student_hears(self, make_model):
+        teacher = make_model().config
+        check_compatible(make_model(audio_length=32).config, teacher)
+        assert heard_grids(make_model(audio_length=32).config, teacher)["audio"] == ((4, 4),)
+        assert heard_grids(make_model(modalities=["visual"]).config, teacher) == token_grids(teacher)
+        with pytest.raises(ValueError, match="audio branch: the student's grid of 8 x 8 tokens is finer"):
+            check_compatible(make_model(audio_length=32, patch_size=4).config, teacher)
+        with pytest.raises(ValueError, match=r"3/16 of 8 columns .* is 1\.5: .*multiple of the teacher's patch size"):
+            check_compatible(make_model(audio_length=12, patch_size=4).config, teacher)
 
 
 def test_one_input_is_enough(make_model, batch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -13,7 +14,15 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .entropy_monitor import CLASSIFICATION, EntropyMonitor
-from .token_distillation import BRANCHES, Grids, check_branch_pools, shared_branches, token_grids
+from .token_distillation import (
+    BRANCHES,
+    Grids,
+    check_branch_pools,
+    cut_sound,
+    cut_sound_tokens,
+    shared_branches,
+    token_grids,
+)
 
 CONTRACT = ("task", "input_shapes", "branch_grids", "branch_widths", "num_labels", "id2label")
 # of a picture encoder with several resolutions; no part of the contract
@@ -28,7 +37,8 @@ class TeacherSignal:
     Args:
         logits: `(batch, classes)`, or of masks `(batch, frames, height, width)`, before the sigmoid.
         tokens: by branch, `(batch, tokens, width)`; branches whose input is missing are left out.
-        grids: by branch the grids of `tokens` in their order, [`~distillation.token_grids`].
+        grids: by branch the grids of `tokens` in their order: [`~distillation.token_grids`] of the teacher's config,
+            of the sound those columns alone that the student hears too.
         entropies: by branch, `(batch,)` in nats; empty without a monitor.
         labels: of the clips, where they are known before the student sees them: in calibration.
         stage_embeddings, stage_maps: `(batch, frames, width, rows, columns)` of each stage of a picture encoder that
@@ -87,13 +97,23 @@ class LiveTeacher(nn.Module):
     def forward(self, **inputs: Any) -> TeacherSignal:
         """
         Takes a whole batch: `teacher_input_values` and `teacher_pixel_values` go before `input_values` and
-        `pixel_values`, as far as the model takes them; everything else in the batch is left alone.
+        `pixel_values`, as far as the model takes them; everything else in the batch is left alone. Where the student's
+        sound is shorter, the teacher's is the same one and silence: tokens of the silence are left out.
         """
         output = self.model(**self._model_inputs(inputs), output_tokens=True)
-        tokens = branch_tokens(output)
+        tokens, grids = self._heard(branch_tokens(output), inputs)
         entropies = {} if self.monitor is None else self.monitor(tokens).entropies
         stages = {name: output.get(name) for name in STAGES}
-        return TeacherSignal(logits=output.logits, tokens=tokens, grids=self.grids, entropies=entropies, **stages)
+        return TeacherSignal(logits=output.logits, tokens=tokens, grids=grids, entropies=entropies, **stages)
+
+    def _heard(self, tokens: dict[str, Tensor], inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Grids]:
+        """Tokens and their grids without the columns of sound that the student does not hear."""
+        given, own = inputs.get("input_values"), inputs.get("teacher_input_values")
+        if given is None or own is None or given.shape[1] >= own.shape[1]:
+            return tokens, self.grids
+        share = Fraction(given.shape[1], own.shape[1])
+        cut = {branch: cut_sound_tokens(branch, value, self.grids, share) for branch, value in tokens.items()}
+        return cut, cut_sound(self.grids, share)
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         taken = list(self.model.config.input_shapes)
@@ -122,7 +142,7 @@ def check_contract(config: Any, role: str) -> None:
 def check_compatible(student_config: Any, teacher_config: Any) -> None:
     """
     Refuses a student and a teacher that cannot be distilled: another task or class list, another number of frames, a
-    finer student grid, or a config without the contract's fields.
+    finer student grid, sound that ends inside a teacher's token, or a config without the contract's fields.
 
     Raises:
         ValueError: naming both sides.
@@ -131,9 +151,22 @@ def check_compatible(student_config: Any, teacher_config: Any) -> None:
     check_contract(teacher_config, "teacher")
     _check_task("student", student_config, "teacher", teacher_config)
     _check_labels("student", student_config, "teacher", teacher_config)
-    student_grids, teacher_grids = token_grids(student_config), token_grids(teacher_config)
+    student_grids, teacher_grids = token_grids(student_config), heard_grids(student_config, teacher_config)
     for branch in shared_branches(student_grids, teacher_grids):
         check_branch_pools(branch, teacher_grids, student_grids)
+
+
+def heard_grids(student_config: Any, teacher_config: Any) -> Grids:
+    """
+    The teacher's grids, of its sound the columns that the student hears too: a shorter student's sound is the
+    beginning of the teacher's, which continues with silence.
+
+    Raises:
+        ValueError: if the student's sound ends inside a column of the teacher's tokens.
+    """
+    grids = token_grids(teacher_config)
+    lengths = [dict(config.input_shapes).get("input_values", (0,))[0] for config in (student_config, teacher_config)]
+    return cut_sound(grids, Fraction(*lengths)) if 0 < lengths[0] < lengths[1] else grids
 
 
 def check_monitor(monitor: EntropyMonitor, teacher: PreTrainedModel) -> None:
