@@ -21,7 +21,6 @@ from .media import (
     PathLike,
     _best_picture_stream,
     _checked,
-    _header_duration,
     _on_screen,
     _one_channel,
     _open,
@@ -70,9 +69,10 @@ def read_duration(path: PathLike | EmbeddedMedia) -> float:
         [`MediaError`]: The file is missing or broken.
     """
     medium, path = _medium(path)
-    with _read_errors_of(path):
-        stated = _header_duration(medium, path)
-        return _end_of_packets(medium) if stated is None else stated
+    with _read_errors_of(path), _open(medium) as container:
+        if not container.streams:
+            raise MediaError(path, "holds no streams")
+        return _end_of_packets(container) if container.duration is None else container.duration / av.time_base
 
 
 def read_windows(
@@ -151,15 +151,14 @@ def _read_errors_of(path: Path) -> Iterator[None]:
         raise MediaError(path, f"cannot be read ({type(error).__name__}: {error})") from error
 
 
-def _end_of_packets(medium: Path | EmbeddedMedia) -> float:
-    with _open(medium) as container:
-        origin = Fraction(container.start_time or 0, av.time_base)
-        ends = (
-            ((packet.dts if packet.pts is None else packet.pts) + (packet.duration or 0)) * packet.time_base - origin
-            for packet in container.demux()
-            if packet.size and (packet.pts is not None or packet.dts is not None)
-        )
-        return float(max(ends, default=0))
+def _end_of_packets(container: av.container.InputContainer) -> float:
+    origin = Fraction(container.start_time or 0, av.time_base)
+    ends = (
+        ((packet.dts if packet.pts is None else packet.pts) + (packet.duration or 0)) * packet.time_base - origin
+        for packet in container.demux()
+        if packet.size and (packet.pts is not None or packet.dts is not None)
+    )
+    return float(max(ends, default=0))
 
 
 class _Sound:

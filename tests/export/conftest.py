@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import set_seed
+
+from hf_emktd import CavMaeConfig, CavMaeForAudioVisualClassification, CavMaeProcessor
+from hf_emktd.export import ExportedFile, export_model, write_preprocessing
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+for name in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(name)
+
+MODALITIES = ["both", "audio", "visual"]
+
+
+@pytest.fixture(scope="session")
+def model() -> CavMaeForAudioVisualClassification:
+    """Inputs as large as Kaldi's filters of 16 kHz need them; wide enough that int8 has something to round."""
+    set_seed(0)
+    config = CavMaeConfig(
+        hidden_size=64,
+        num_attention_heads=2,
+        modality_specific_depth=1,
+        audio_length=64,
+        num_mel_bins=64,
+        image_size=32,
+        id2label={0: "bell", 1: "dog", 2: "rain"},
+    )
+    model = CavMaeForAudioVisualClassification(config).eval()
+    with torch.no_grad():  # answers that can be told apart
+        model.classifier.dense.weight.mul_(5)
+    return model
+
+
+@pytest.fixture(scope="session")
+def processor(model) -> CavMaeProcessor:
+    return CavMaeProcessor.from_config(model.config)
+
+
+@pytest.fixture(scope="session")
+def exported(model, processor, tmp_path_factory) -> tuple[Path, list[ExportedFile]]:
+    """Folder and files: ONNX of all three, int8 and torch.export of both."""
+    folder = tmp_path_factory.mktemp("export")
+    files = export_model(model, folder, ["onnx"], MODALITIES)
+    files += export_model(model, folder, ["onnx-int8", "torch-export"])
+    write_preprocessing(model.config, processor, folder)
+    return folder, files
