@@ -25,6 +25,7 @@ from .models.cav_mae import (
     CavMaeModel,
     CavMaeProcessor,
 )
+from .models.pe_audio_video import PeAudioVideoClassificationConfig, PeAudioVideoForAudioVisualClassification
 
 __version__ = "0.1.0"
 
@@ -37,20 +38,25 @@ def _register_auto_classes() -> None:
     cav_mae_inputs = (CavMaeFeatureExtractor, CavMaeImageProcessor, CavMaeProcessor)
     _register_family(CavMaeConfig, CavMaeForAudioVisualClassification, *cav_mae_inputs)
     _register_family(AudioVisualEncoderConfig, AudioVisualEncoderForAudioVisualClassification, *cav_mae_inputs)
+    _register_model(PeAudioVideoClassificationConfig, PeAudioVideoForAudioVisualClassification)
     avsegformer = (AvSegFormerConfig, AvSegFormerForAudioVisualSegmentation)
     _register_family(*avsegformer, AvSegFormerFeatureExtractor, AvSegFormerImageProcessor, AvSegFormerProcessor)
+
+
+def _register_model(config: type, model: type) -> None:
+    AutoConfig.register(config.model_type, config)
+    AutoModel.register(config, model)
+    config.register_for_auto_class("AutoConfig")
+    model.register_for_auto_class("AutoModel")
 
 
 def _register_family(
     config: type, model: type, feature_extractor: type, image_processor: type, processor: type
 ) -> None:
-    AutoConfig.register(config.model_type, config)
-    AutoModel.register(config, model)
+    _register_model(config, model)
     AutoFeatureExtractor.register(config, feature_extractor)
     AutoImageProcessor.register(config, image_processor_classes={"pil": image_processor})
     AutoProcessor.register(config, processor)
-    config.register_for_auto_class("AutoConfig")
-    model.register_for_auto_class("AutoModel")
     feature_extractor.register_for_auto_class("AutoFeatureExtractor")
     image_processor.register_for_auto_class("AutoImageProcessor")
     processor.register_for_auto_class("AutoProcessor")
@@ -84,5 +90,7 @@ __all__ = [
     "CavMaeImageProcessor",
     "CavMaeModel",
     "CavMaeProcessor",
+    "PeAudioVideoClassificationConfig",
+    "PeAudioVideoForAudioVisualClassification",
     "__version__",
 ]
