@@ -11,6 +11,9 @@ Options that are not listed below, and those after `--`, go to distill.py for ev
 weight is first chosen on the validation split, one seed, from the same grid for all: times 0.1, 1 and 10 its default.
 The weight of logit distillation is chosen before all others, and every "+ KD" row has it.
 
+`--teacher_cache DIR` (of cache_teacher.py) spares the teacher's forward pass in every row whose objectives the cache
+serves; the others run beside the teacher, which is said.
+
 The same call goes on where it was interrupted: a run whose results are there is not repeated. Writes results.json,
 table.md and a picture for each suite: learning curves on validation beside the final numbers on test. A run that
 fails is told with the end of its log, and the others go on. Teachers of masks are compared by MJ and MF, with the two
@@ -30,6 +33,7 @@ from pathlib import Path
 import torch
 
 from hf_emktd.benchmark import (
+    CACHE_OPTION,
     SUITES,
     Benchmark,
     Executor,
@@ -39,6 +43,7 @@ from hf_emktd.benchmark import (
     draw_suite,
     missing_objectives,
     suite_rows,
+    value_of,
 )
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -69,6 +74,7 @@ def main() -> None:
         suites = chosen_rows(benchmark.task, args)
         rows = list({row.name: row for rows in suites.values() for row in rows}.values())
         benchmark.prepare_monitors(rows)
+        say_uncached(benchmark, rows)
         benchmark.expect(rows, args.seeds, args.tune)
         if args.tune:
             benchmark.tune(rows)
@@ -143,6 +149,13 @@ def chosen_rows(task: str, args: argparse.Namespace) -> dict[str, list[Row]]:
     wanted = known if args.rows is None else args.rows
     suites = {name: [row for row in rows if row.name in wanted] for name, rows in suites.items()}
     return without_missing({name: rows for name, rows in suites.items() if rows}, task, named=args.rows is not None)
+
+
+def say_uncached(benchmark: Benchmark, rows: list[Row]) -> None:
+    """Which rows cannot take their signals from the teacher cache that was given."""
+    beside = [row.name for row in rows if not benchmark.is_cached(row)]
+    if value_of(benchmark.student_options, CACHE_OPTION) and beside:
+        print(f"Beside the teacher itself, as the cache does not serve them: {', '.join(beside)}.", flush=True)
 
 
 def without_missing(suites: dict[str, list[Row]], task: str, named: bool) -> dict[str, list[Row]]:

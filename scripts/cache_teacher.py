@@ -129,6 +129,8 @@ def main() -> None:
     with refusals_in_one_line():
         teacher, processor = load_model(args.teacher)
         data_args.fill_from(teacher.config)
+        if data_args.streaming:
+            raise ValueError("a teacher cache numbers the clips, which a stream does not: leave --streaming out.")
         augmentation = augmentation_for(teacher.config, augmentations)
         student_config = build_student_config(teacher.config, overrides=args.student_fields)
         with state.main_process_first():

@@ -173,7 +173,7 @@ def main() -> None:
             check_inheritance(config, teacher)
         with args.main_process_first(desc="features"):
             data = open_clips(data_args, teacher_processor, model_config=teacher.config)
-        cache = None if models.teacher_cache is None else TeacherCache(models.teacher_cache)
+        cache = open_cache(models, data_args)
     monitor = get_monitor(models, args, teacher, data) if any(o.requires_entropies for o in objectives) else None
     set_seed(args.seed)  # the same student whether or not a monitor was trained before it
     student, processor = build_student(config, teacher_processor, models.student)
@@ -239,6 +239,23 @@ def main() -> None:
         print(to_json(results))
         if push:
             publish_run(args)
+
+
+def open_cache(models: ModelArguments, data_args: DataArguments) -> TeacherCache | None:
+    """
+    The teacher cache that was named.
+
+    Raises:
+        ValueError: as [`TeacherCache`], or for clips that are streamed.
+    """
+    if models.teacher_cache is None:
+        return None
+    if data_args.streaming:
+        raise ValueError(
+            "a teacher cache is looked up clip by clip, which a stream does not allow: leave one of --teacher_cache "
+            "and --streaming out."
+        )
+    return TeacherCache(models.teacher_cache)
 
 
 def get_monitor(

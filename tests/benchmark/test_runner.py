@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from written_runs import write_run
 
 from hf_emktd.benchmark import suite_rows
 from hf_emktd.benchmark.suites import EVENTS
 from hf_emktd.benchmark.tuning import Choice
-from hf_emktd.distillation import EntropyMonitor, EntropyMonitorConfig
+from hf_emktd.distillation import EntropyMonitor, EntropyMonitorConfig, fingerprint
+from hf_emktd.distillation.token_codes import PlainTokens, TokenRelations
+from hf_emktd.training import CacheManifest
 
 ROWS = {row.name: row for suite in ("paper", "resolution", "monitor", "kernels") for row in suite_rows(EVENTS, suite)}
 
@@ -92,3 +95,23 @@ def test_the_weight_of_kd_is_chosen_first_and_taken_along(benchmark, monkeypatch
     assert "--split" not in run.command
     benchmark.expect([ROWS["AT + KD"]], seeds=3, tuned=True)
     assert benchmark.executor.expected == 9
+
+
+@pytest.mark.parametrize("codec", [TokenRelations(), PlainTokens()])
+@pytest.mark.parametrize("joint", [False, True])
+def test_rows_that_a_teacher_cache_serves_read_it(benchmark, tmp_path, codec, joint):
+    monitor = EntropyMonitor(EntropyMonitorConfig(branch_widths={"audio": 4, "fusion": 4}, id2label={0: "a", 1: "b"}))
+    monitor.save_pretrained(tmp_path / "teacher" / "entropy_monitor")
+    source = {"monitor": fingerprint(monitor)}
+    manifest = CacheManifest(source, codec.to_dict(), 4, 1, 0, 4, 4, logits=[2], grids={})
+    manifest.save(tmp_path)
+    option_words = [f"--teacher_cache={tmp_path}"] if joint else ["--teacher_cache", str(tmp_path)]
+    benchmark.student_options = ["--num_train_epochs", "3", *option_words]
+    served = {name for name, row in ROWS.items() if benchmark.is_cached(row)}
+    assert {"labels only", "KD", "EM-KTD + KD", "MTST + KD", "KTD linear + KD", "KD, half the picture"} <= served
+    assert "EM-KTD, 1 hidden layer + KD" not in served  # another monitor
+    assert ("VkD + KD" in served) == ("SPKD + KD" in served) == (codec.name == "tokens")
+    for name in ("EM-KTD + KD", "VkD + KD"):
+        command = benchmark.student_run(ROWS[name], 0).command
+        assert any(str(tmp_path) == word.rpartition("=")[2] for word in command) == (name in served)
+        assert option(benchmark.student_run(ROWS[name], 0), "--num_train_epochs") == ["3"]

@@ -3,11 +3,12 @@
 from .execution import Executor
 from .pictures import draw_suite
 from .report import Report
-from .runner import Benchmark
-from .runs import check_typed_options
+from .runner import CACHE_OPTION, Benchmark
+from .runs import check_typed_options, value_of
 from .suites import SUITES, Row, missing_objectives, suite_rows
 
 __all__ = [
+    "CACHE_OPTION",
     "SUITES",
     "Benchmark",
     "Executor",
@@ -17,4 +18,5 @@ __all__ = [
     "draw_suite",
     "missing_objectives",
     "suite_rows",
+    "value_of",
 ]

@@ -12,12 +12,16 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .. import models  # noqa: F401  registers the Auto classes
 from ..distillation.objectives import OBJECTIVES_OF_TASK
+from ..distillation.teacher import fingerprint
+from ..distillation.token_codes import CODECS
 from ..training.loading import MONITOR_FOLDER, find_monitor
+from ..training.teacher_cache import CacheManifest
 from .execution import Executor
-from .runs import Run, digest, digest_of_weights, joined, slug
+from .runs import Run, digest, digest_of_weights, joined, slug, value_of, without
 from .suites import EVENTS, MASKS, SUITES, Row
 from .tuning import FACTORS, Choice, candidates, settings, stages, with_followed
 
+CACHE_OPTION = "--teacher_cache"
 # By task the metric that decides, and a second one.
 METRICS = {EVENTS: ("accuracy", "mAP"), MASKS: ("MJ", "MF")}
 TUNING_SEED = 1000
@@ -64,6 +68,7 @@ class Benchmark:
     teacher: str | None = None
     factors: Sequence[float] = FACTORS
     choices: dict[str, Choice] = field(default_factory=dict)
+    _fingerprints: dict[str, str | None] = field(default_factory=dict)
 
     def prepare_teacher(self) -> None:
         """
@@ -125,6 +130,31 @@ class Benchmark:
         """One seed of a row, with what was chosen so far."""
         return self._student(row, settings(row, self.choices), seed, f"seed {seed}")
 
+    def is_cached(self, row: Row) -> bool:
+        """
+        Whether the teacher cache among the options of students, if there is one, holds what the row's objectives read
+        and was written with its monitor. Other rows run beside the teacher itself.
+        """
+        if self._cache is None:
+            return False
+        known, serves = OBJECTIVES_OF_TASK[self.task], CODECS[self._cache.codec["name"]].serves
+        if any(known[name].reads not in serves for name in row.objectives):
+            return False
+        monitor = self._monitor_of(row)
+        return monitor is None or self._fingerprint_of(monitor) == self._cache.source["monitor"]
+
+    def _fingerprint_of(self, folder: str) -> str | None:
+        """Of a monitor; `None` before it is trained."""
+        if self._fingerprints.get(folder) is None:
+            monitor = find_monitor(folder)
+            self._fingerprints[folder] = None if monitor is None else fingerprint(monitor)
+        return self._fingerprints[folder]
+
+    @cached_property
+    def _cache(self) -> CacheManifest | None:
+        folder = value_of(self.student_options, CACHE_OPTION)
+        return None if folder is None else CacheManifest.load(folder)
+
     def _scores(self, row: Row, run: Run) -> tuple[float, float]:
         first, second = (run.results["results"][row.modality][metric] for metric in METRICS[self.task])
         return first, second
@@ -146,7 +176,7 @@ class Benchmark:
         options = joined(
             STUDENT_OPTIONS,
             self.data_options,
-            self.student_options,
+            self.student_options if self.is_cached(row) else without(self.student_options, CACHE_OPTION),
             row.options,
             ["--student_fields", *(text.format(**self._teacher_facts) for text in row.student_fields)],
             as_options(chosen),

@@ -113,6 +113,27 @@ def joined(*groups: Sequence[str], objectives: Sequence[str]) -> tuple[str, ...]
     return (*options, *(word for name, values in lists.items() if values for word in (name, *values)))
 
 
+def value_of(options: Sequence[str], name: str) -> str | None:
+    """The one value of an option that is typed as `--name VALUE` or `--name=VALUE`; `None` without it."""
+    for place, word in enumerate(options):
+        if word == name and place + 1 < len(options):
+            return options[place + 1]
+        if word.startswith(f"{name}="):
+            return word.removeprefix(f"{name}=")
+    return None
+
+
+def without(options: Sequence[str], name: str) -> list[str]:
+    """The options but that one and its value."""
+    value = value_of(options, name)
+    typed = list(options)
+    for words in ([name, value], [f"{name}={value}"]):
+        for place in range(len(typed)):
+            if typed[place : place + len(words)] == words:
+                return typed[:place] + typed[place + len(words) :]
+    return typed
+
+
 def check_typed_options(options: Sequence[str]) -> None:
     """
     Refuses what is typed for all students but is the benchmark's to say.
