@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -143,9 +144,10 @@ def read_clip(
     clip = Clip(path)
     limit = math.inf if max_seconds is None else max_seconds
     try:
-        clip.duration_seconds = _header_duration(medium, path)
-        if read_audio:
-            _read_sound(clip, medium, sampling_rate, limit, mix_channels)
+        with _open(medium) as container:
+            clip.duration_seconds = _header_duration(container, path)
+            if read_audio:
+                _read_sound(clip, container, sampling_rate, limit, mix_channels)
         if read_video:
             _read_pictures(clip, medium, num_frames, frame_times_seconds, limit)
     except MediaError:
@@ -241,11 +243,10 @@ def _open(medium: Path | EmbeddedMedia) -> av.container.InputContainer:
     return av.open(file, metadata_errors="ignore")
 
 
-def _header_duration(medium: Path | EmbeddedMedia, path: Path) -> float | None:
-    with _open(medium) as container:
-        if not container.streams:
-            raise MediaError(path, "holds no streams")
-        return None if container.duration is None else container.duration / av.time_base
+def _header_duration(container: av.container.InputContainer, path: Path) -> float | None:
+    if not container.streams:
+        raise MediaError(path, "holds no streams")
+    return None if container.duration is None else container.duration / av.time_base
 
 
 def _best_picture_stream(container: av.container.InputContainer) -> av.VideoStream | None:
@@ -255,21 +256,40 @@ def _best_picture_stream(container: av.container.InputContainer) -> av.VideoStre
 
 
 class _StreamReader:
-    """Packets and decoded frames of one stream up to `limit` seconds; counts what cannot be decoded."""
+    """Packets and decoded frames of one stream up to `limit` seconds; counts what cannot be decoded.
+
+    Packets are compared in ticks of the stream: exact, and a fraction of seconds for each would cost a tenth of
+    decoding them.
+    """
 
     def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream, limit: float) -> None:
         self.container, self.stream, self.limit = container, stream, limit
+        self.time_base = stream.time_base
         self.origin = Fraction(container.start_time or 0, av.time_base)
+        self.limit_ticks = math.inf if limit == math.inf else math.ceil(self.ticks(Fraction(limit)))
         self.num_packets = self.errors = 0
-        self.end: Fraction | None = None
+        self.end_ticks: int | None = None
         self.reached_end = False
+        # presentation times of the frames that are wanted, where others need not be decoded for their own sake
+        self.wanted_ticks: set[int] | None = None
+
+    @property
+    def end(self) -> Fraction | None:
+        """Where the last of the packets so far ends, in seconds since the start of the file."""
+        return self.seconds(self.end_ticks)
 
     def seconds(self, timestamp: int | None) -> Fraction | None:
         """A timestamp of the stream as seconds since the start of the file."""
-        return None if timestamp is None else timestamp * self.stream.time_base - self.origin
+        if timestamp is None:
+            return None
+        # timestamp * time_base - origin, in one step instead of two
+        base, origin = self.time_base, self.origin
+        numerator = timestamp * base.numerator * origin.denominator - origin.numerator * base.denominator
+        return Fraction(numerator, base.denominator * origin.denominator)
 
-    def packet_seconds(self, packet: av.Packet) -> Fraction | None:
-        return self.seconds(packet.dts if packet.pts is None else packet.pts)
+    def ticks(self, seconds: Fraction) -> Fraction:
+        """Seconds since the start of the file as a timestamp of the stream."""
+        return (seconds + self.origin) / self.time_base
 
     def packets(self) -> Iterator[av.Packet]:
         packets = self.container.demux(self.stream)
@@ -285,23 +305,25 @@ class _StreamReader:
             if not packet.size:
                 continue
             # Decoding order never runs behind presentation: from here on every frame is past the limit.
-            time = self.seconds(packet.pts if packet.dts is None else packet.dts)
-            if time is not None and time >= self.limit:
+            timestamp = packet.pts if packet.dts is None else packet.dts
+            if timestamp is not None and timestamp >= self.limit_ticks:
                 return
             self._note(packet)
             yield packet
 
     def frames(self) -> Iterator[av.VideoFrame | av.AudioFrame]:
         for packet in self.packets():
+            if self.wanted_ticks is not None:
+                self.stream.codec_context.skip_frame = "DEFAULT" if packet.pts in self.wanted_ticks else "NONREF"
             yield from self._decode(packet)
         yield from self._decode(None)
 
     def _note(self, packet: av.Packet) -> None:
         self.num_packets += 1
-        time = self.packet_seconds(packet)
-        if time is not None:
-            end = time + (packet.duration or 0) * self.stream.time_base
-            self.end = end if self.end is None else max(self.end, end)
+        timestamp = _presentation_ticks(packet)
+        if timestamp is not None:
+            end = timestamp + (packet.duration or 0)
+            self.end_ticks = end if self.end_ticks is None else max(self.end_ticks, end)
 
     def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame | av.AudioFrame]:
         try:
@@ -327,25 +349,32 @@ class _StreamReader:
             )
 
 
+def _presentation_ticks(packet: av.Packet) -> int | None:
+    return packet.dts if packet.pts is None else packet.pts
+
+
 def _require_decoder(path: Path, stream: av.stream.Stream) -> None:
     if stream.codec_context is None:
         raise MediaError(path, f"its {stream.type} stream has a codec that this FFmpeg build cannot decode")
 
 
 def _read_sound(
-    clip: Clip, medium: Path | EmbeddedMedia, sampling_rate: int | None, limit: float, mix_channels: bool
+    clip: Clip,
+    container: av.container.InputContainer,
+    sampling_rate: int | None,
+    limit: float,
+    mix_channels: bool,
 ) -> None:
-    with _open(medium) as container:
-        stream = container.streams.best("audio")
-        if stream is None:
-            return
-        _require_decoder(clip.path, stream)
-        reader = _StreamReader(container, stream, limit)
-        pieces = list(_one_channel(reader, mix_channels))
-        reader.close(clip, found=bool(pieces))
-        if not pieces:
-            rate = stream.sample_rate
-            pieces = [(rate, None, np.zeros(round(limit * rate), np.float32))]
+    stream = container.streams.best("audio")
+    if stream is None:
+        return
+    _require_decoder(clip.path, stream)
+    reader = _StreamReader(container, stream, limit)
+    pieces = list(_one_channel(reader, mix_channels))
+    reader.close(clip, found=bool(pieces))
+    if not pieces:
+        rate = stream.sample_rate
+        pieces = [(rate, None, np.zeros(round(limit * rate), np.float32))]
     _measure_duration(clip, reader)
     # A damaged time stamp must not ask for hours of silence.
     blocks = _without_holes(pieces, end=limit if limit < math.inf else clip.duration_seconds or 0.0)
@@ -366,7 +395,9 @@ def _one_channel(reader: _StreamReader, mix_channels: bool) -> Iterator[tuple[in
             form = (frame.format.name, frame.layout.name, frame.sample_rate)
             resampler = av.AudioResampler(format="fltp", rate=rate)
         time = reader.seconds(frame.pts)
-        channels = [part.to_ndarray() for part in resampler.resample(frame) if part.samples]
+        as_it_is = frame.format.name == "fltp" and frame.sample_rate == rate
+        parts = [frame] if as_it_is else resampler.resample(frame)
+        channels = [part.to_ndarray() for part in parts if part.samples]
         yield from ((rate, time, samples.mean(0) if mix_channels else samples[0]) for samples in channels)
 
 
@@ -374,10 +405,13 @@ def _without_holes(pieces: Iterable[tuple[int, Fraction | None, np.ndarray]], en
     """The samples of all pieces; a hole between them, or before the first, becomes silence but not beyond `end`."""
     length = 0
     for rate, time, samples in pieces:
-        ahead = 0 if time is None else round(min(time, end) * rate) - length
-        if ahead > LONGEST_UNFILLED_GAP_SECONDS * rate:
-            yield np.zeros(ahead, np.float32)
-            length += ahead
+        longest = LONGEST_UNFILLED_GAP_SECONDS * rate
+        # the exact length only where there may be a hole: fractions take longer than decoding the piece
+        if time is not None and float(time) * rate - length > longest - 2:
+            ahead = round(min(time, end) * rate) - length
+            if ahead > longest:
+                yield np.zeros(ahead, np.float32)
+                length += ahead
         yield samples
         length += len(samples)
 
@@ -409,18 +443,16 @@ def _measure_duration(clip: Clip, reader: _StreamReader) -> None:
 def _read_pictures(
     clip: Clip, medium: Path | EmbeddedMedia, num_frames: int, times: Sequence[float] | None, limit: float
 ) -> None:
-    span = _picture_span(clip, medium, limit)
-    if span is None:
+    shown = _shown_packets(clip, medium, limit)
+    if shown is None:
         return
-    start, end = span
+    start, end = _picture_span(shown, limit)
     wanted = [start + i * (end - start) / num_frames for i in range(num_frames)]
     if times is not None:
         wanted = [Fraction(time) for time in times]
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
-    with _open(medium) as container:
-        reader = _StreamReader(container, _best_picture_stream(container), limit)
-        chosen = list(_on_screen(reader, [wanted[i] for i in order]))
-        reader.close(clip, found=bool(chosen))
+    ascending = [wanted[i] for i in order]
+    chosen = _decode_pictures(clip, medium, ascending, limit, shown)
     if not chosen:
         return
     places = np.argsort(order)
@@ -428,24 +460,68 @@ def _read_pictures(
     clip.frame_times_seconds = np.array([float(time) for time, _ in chosen])[places]
 
 
-def _picture_span(clip: Clip, medium: Path | EmbeddedMedia, limit: float) -> tuple[Fraction, Fraction] | None:
-    """When the first picture comes and the last one goes, from the packets alone: headers miscount frames."""
+def _decode_pictures(
+    clip: Clip, medium: Path | EmbeddedMedia, wanted: list[Fraction], limit: float, shown: _ShownPackets
+) -> list[tuple[Fraction, np.ndarray]]:
+    """What is on screen at the ascending times. Frames that neither are wanted nor help to decode another are left
+    out, unless something cannot be decoded: then all are tried, so that the last good one stays on screen."""
+    for wanted_ticks in (shown.wanted_ticks(wanted), None):
+        with _open(medium) as container:
+            reader = _StreamReader(container, _best_picture_stream(container), limit)
+            reader.wanted_ticks = wanted_ticks
+            chosen = list(_on_screen(reader, wanted))
+            if wanted_ticks is not None and (reader.errors or len(chosen) < len(wanted)):
+                continue
+            reader.close(clip, found=bool(chosen))
+        return chosen
+
+
+@dataclass
+class _ShownPackets:
+    """Ascending presentation times of a stream's packets in its ticks, and how long the last one is shown."""
+
+    reader: _StreamReader
+    ticks: list[int]
+    last_duration: int
+    # Of H.264 alone it is known before decoding which frames no other one needs: HEVC's mark is for a layer only.
+    can_skip: bool
+
+    def wanted_ticks(self, wanted: list[Fraction]) -> set[int] | None:
+        """The packets on screen at these times, `None` where all must be decoded."""
+        if not self.can_skip:
+            return None
+        places = (bisect_right(self.ticks, self.reader.ticks(time + TIME_ROUNDING_SECONDS)) for time in wanted)
+        return {self.ticks[max(place - 1, 0)] for place in places}
+
+
+def _shown_packets(clip: Clip, medium: Path | EmbeddedMedia, limit: float) -> _ShownPackets | None:
+    """From the packets alone: headers miscount frames."""
     with _open(medium) as container:
         stream = _best_picture_stream(container)
         if stream is None:
             return None
         _require_decoder(clip.path, stream)
         reader = _StreamReader(container, stream, limit)
-        shown = sorted(
-            (time, (packet.duration or 0) * stream.time_base)
-            for packet in reader.packets()
-            if not packet.is_discard and (time := reader.packet_seconds(packet)) is not None and time < limit
-        )
+        can_skip = stream.codec_context.name == "h264"
+        shown = []
+        for packet in reader.packets():
+            start = _presentation_ticks(packet)
+            if not packet.is_discard and start is not None and start < reader.limit_ticks:
+                shown.append((start, packet.duration or 0))
+            can_skip &= packet.pts is not None
     _measure_duration(clip, reader)
-    if not shown:
+    shown.sort()
+    last_duration = shown[-1][1] if shown else 0
+    return _ShownPackets(reader, [start for start, _ in shown], last_duration, can_skip and bool(shown))
+
+
+def _picture_span(shown: _ShownPackets, limit: float) -> tuple[Fraction, Fraction]:
+    """When the first picture comes and the last one goes."""
+    if not shown.ticks:
         return Fraction(0), Fraction(0)
-    (start, _), (last, duration) = shown[0], shown[-1]
-    end = last + (duration or (last - start) / max(len(shown) - 1, 1))
+    start, last = (shown.reader.seconds(shown.ticks[place]) for place in (0, -1))
+    duration = shown.last_duration * shown.reader.time_base
+    end = last + (duration or (last - start) / max(len(shown.ticks) - 1, 1))
     return start, end if limit == math.inf else min(end, Fraction(limit))
 
 
