@@ -26,6 +26,7 @@ from hf_emktd.data.augmentation import AugmentationArguments
 from hf_emktd.data.collators import AudioVisualCollator
 from hf_emktd.data.scene_augmentation import SceneAugmentationArguments
 from hf_emktd.distillation import EntropyMonitor, LiveTeacher
+from hf_emktd.distillation.teacher_precision import TEACHER_DTYPES
 from hf_emktd.hub import DistillationSummary, ModelFacts, ObjectiveFacts
 from hf_emktd.training import (
     MONITOR_FOLDER,
@@ -115,6 +116,13 @@ class ModelArguments:
             "help": "Directory or Hub id that holds entropy_monitor/; by default the teacher, or one is trained."
         },
     )
+    teacher_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": f"What the teacher computes with: {', '.join(TEACHER_DTYPES)}. auto leaves it as it was saved; "
+            "int8 quantises its linear layers, on the CPU."
+        },
+    )
     teacher_cache: str | None = field(
         default=None,
         metadata={
@@ -140,6 +148,8 @@ class ModelArguments:
                 f"--inherit and --student_init {INHERIT} are for students without weights; {self.student} comes with "
                 "weights of its own"
             )
+        if self.teacher_dtype not in TEACHER_DTYPES:
+            raise ValueError(f"teacher_dtype must be one of {', '.join(TEACHER_DTYPES)}, got {self.teacher_dtype!r}")
         if self.teacher is None:
             raise ValueError("--teacher is needed: the directory or Hub id of a trained teacher")
 
@@ -182,7 +192,8 @@ def main() -> None:
     if not has_weights(models.student):
         args.freeze = [*args.freeze, *inherit(student, teacher, models.inherit)]
     train_views = data.train_views(augmentation, processor, None if cache else teacher_processor)
-    signals, collator = LiveTeacher(teacher, monitor), AudioVisualCollator()
+    signals = LiveTeacher(teacher, monitor, dtype=TEACHER_DTYPES[models.teacher_dtype])
+    collator = AudioVisualCollator()
     if cache is not None:
         with refusals_in_one_line():
             cache.check_source(cache_source(teacher, monitor, teacher_processor, data, train_views))
@@ -225,6 +236,7 @@ def main() -> None:
             student.config.task,
             task_weight=args.task_weight,
             student_init=models.student_init,
+            teacher_dtype=models.teacher_dtype,
             **vars(augmentation),
             **lora_args.to_dict(),
         ),

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .entropy_monitor import CLASSIFICATION, EntropyMonitor
+from .teacher_precision import in_dtype
 from .token_distillation import (
     BRANCHES,
     Grids,
@@ -61,7 +62,9 @@ class LiveTeacher(nn.Module):
     Args:
         model: any model that keeps the output contract of docs/architecture.md. It is frozen in place.
         monitor: trained on this model's tokens; gives `entropies`.
-        dtype: cast the model's weights and inputs, e.g. to bfloat16 for half the memory. The monitor stays as it is.
+        dtype: of the model's weights and inputs, e.g. bfloat16 for half the memory; for `torch.qint8`
+            see [`in_dtype`].
+            The monitor stays as it is.
 
     Raises:
         ValueError: if the config lacks a field of the contract, or the monitor belongs to another teacher.
@@ -74,7 +77,7 @@ class LiveTeacher(nn.Module):
         check_contract(model.config, "teacher")
         if monitor is not None:
             check_monitor(monitor, model)
-        self.model = model if dtype is None else model.to(dtype)
+        self.model = model if dtype is None else in_dtype(model, dtype)
         self.monitor = monitor
         self.grids = token_grids(model.config)
         self.config = model.config

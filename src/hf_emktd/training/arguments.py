@@ -40,6 +40,12 @@ class AudioVisualTrainingArguments(TrainingArguments):
     )
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
     logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={
+            "help": "Kept off: it waits for the accelerator in every step, and hides a loss that is not finite."
+        },
+    )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept on disk."})
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Kept off: the teacher's inputs are not in the student's signature."}

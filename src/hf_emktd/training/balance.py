@@ -31,6 +31,7 @@ class GradientBalance(nn.Module):
         self.share = share
         # summed lengths of the task's gradient and of every objective's: only their ratios are used
         self.register_buffer("lengths", torch.zeros(1 + len(self.names)))
+        self.is_checked = False
 
     def measure(self, task_loss: Tensor, losses: Mapping[str, Tensor], tokens: Sequence[Tensor]) -> None:
         """
@@ -42,13 +43,18 @@ class GradientBalance(nn.Module):
             tokens: of the student, those that have a gradient.
 
         Raises:
-            ValueError: if a loss does not depend on any token, or its gradient is not finite.
+            ValueError: if on the first batch a loss does not depend on any token, or its gradient is not finite.
         """
         given = [task_loss, *(losses[name] for name in self.names)]
         lengths = torch.stack([_gradient_length(loss, tokens) for loss in given])
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(lengths)
         self.lengths += lengths.to(self.lengths)
+        if not self.is_checked:
+            self._check()
+
+    def _check(self) -> None:
+        """On the first batch alone: looking at values waits for the accelerator."""
         names = zip(["the task loss", *self.names], self.lengths.tolist(), strict=True)
         deaf = [name for name, length in names if not 0 < length < math.inf]
         if deaf:
@@ -56,6 +62,7 @@ class GradientBalance(nn.Module):
                 f"the gradient of {', '.join(deaf)} on the student's tokens is zero or not finite, so it cannot be "
                 "balanced. Use balance='none' and set weights."
             )
+        self.is_checked = True
 
     def factors(self) -> dict[str, Tensor]:
         """By objective, what its parts are multiplied with."""

@@ -120,7 +120,8 @@ def _predict(
     columns = []
     for batch in tqdm(loader, desc=f"Evaluate {modality}", disable=not accelerator.is_local_main_process):
         with accelerator.autocast():
-            logits = model(**{name: batch[name] for name in MODALITIES[modality]}).logits.float()
+            inputs = {name: batch[name].to(model.dtype) for name in MODALITIES[modality]}
+            logits = model(**inputs).logits.float()
         columns.append([tensor.cpu().numpy() for tensor in accelerator.gather_for_metrics((logits, batch["labels"]))])
     logits, labels = (np.concatenate(column) for column in zip(*columns, strict=True))
     return logits, labels

@@ -65,7 +65,8 @@ def _statistics(
     parts = []
     for batch in tqdm(loader, desc=f"Evaluate {condition}", disable=not accelerator.is_local_main_process):
         with accelerator.autocast():
-            logits = model(input_values=batch["input_values"], pixel_values=batch["pixel_values"]).logits.float()
+            inputs = {name: batch[name].to(model.dtype) for name in ("input_values", "pixel_values")}
+            logits = model(**inputs).logits.float()
         statistics = preprocess_mask_logits(logits, batch["labels"])
         parts.append(accelerator.gather_for_metrics(statistics).cpu())
     return torch.cat(parts)

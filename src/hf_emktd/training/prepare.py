@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ..distillation.cached_teacher import CachedTeacher
 from ..distillation.teacher import LiveTeacher
+from ..distillation.teacher_precision import is_int8
 
 
 def prepare_frozen(accelerator: Accelerator, teacher: LiveTeacher | CachedTeacher) -> LiveTeacher | CachedTeacher:
@@ -23,6 +24,8 @@ def prepare_frozen(accelerator: Accelerator, teacher: LiveTeacher | CachedTeache
     """
     if isinstance(teacher, CachedTeacher):
         return teacher
+    if is_int8(teacher.model) and accelerator.device.type != "cpu":
+        raise ValueError(f"an int8 teacher runs on the CPU, not on {accelerator.device}: use bfloat16 or float16.")
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         teacher.model = _prepare_deepspeed(accelerator, teacher.model)
     elif accelerator.is_fsdp2:
