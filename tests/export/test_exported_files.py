@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, pipeline
 
+from hf_emktd.data import write_clip
 from hf_emktd.export import (
     FORMATS,
     OPSET,
@@ -20,7 +26,19 @@ from hf_emktd.export import (
 )
 from hf_emktd.export.formats import load_executorch, write_executorch
 from hf_emktd.export.graphs import LogitsGraph, dynamic_shapes, example_inputs
+from hf_emktd.hub import predict_clip
 from tiny_segmenter import make_segmenter
+
+RATE = 16000
+# refuses what a small device does not have, then runs the file as it would be run there
+WITHOUT_TORCH = """
+import sys, runpy
+for name in ("torch", "transformers", "hf_emktd", "torchaudio", "datasets"):
+    sys.modules[name] = None
+sys.argv = [sys.argv[1], sys.argv[2]]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @torch.inference_mode()
@@ -167,3 +185,47 @@ def test_the_table():
         "| teacher | pytorch | both | 658.96 | 1,234.6 | 1,500 |  |  |",
         "| model | onnx-int8 | both | 12.00 | 40.0 |  | 1.2e-02 | 90.5 |",
     ]
+
+
+@pytest.mark.parametrize("samples", [400, 3000, 10000, 50000])
+def test_the_written_graph_takes_any_length(processor, exported, samples):
+    folder, _ = exported
+    session = onnxruntime.InferenceSession(str(folder / "sound.onnx"))
+    waveform = np.random.default_rng(2).normal(0, 0.1, samples).astype(np.float32)
+    (found,) = session.run(None, {"waveform": waveform[None]})
+    expected = processor(audio=waveform, sampling_rate=RATE, return_tensors="np")["input_values"]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("clips")
+    random = np.random.default_rng(3)
+    frames = np.repeat(random.integers(0, 255, (10, 6, 9, 3), np.uint8), 8, axis=1).repeat(8, axis=2)
+    sound = (0.3 * np.sin(2 * np.pi * 440 * np.arange(RATE // 2) / RATE)).astype(np.float32)
+    write_clip(folder / "clip.mp4", frames, 20, sound)
+    write_clip(folder / "soundless.mp4", frames, 20)
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["clip", "soundless"])
+def test_the_folder_answers_without_torch(model, processor, exported, clips, name):
+    folder, _ = exported
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(folder / "standalone.py"), str(clips[name])]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    lines = [line.split(maxsplit=1) for line in ended.stdout.splitlines()]
+    expected = predict_clip(model, processor, clips[name]).best
+    assert [label for _, label in lines] == [label for label, _ in expected]
+    assert [float(score) for score, _ in lines] == pytest.approx([score for _, score in expected], abs=2e-3)
+
+
+def test_the_pipeline_runs_on_onnxruntime(model, processor, exported, clips):
+    folder, _ = exported
+    classifier = pipeline("audio-visual-classification", model=OnnxModel.from_pretrained(folder))
+    answers = classifier([clips["clip"], clips["soundless"]], batch_size=2, by_modality=True)
+    for answer, name in zip(answers, ("clip", "soundless"), strict=True):
+        expected = predict_clip(model, processor, clips[name])
+        assert list(answer["modalities"]) == list(expected.top)
+        scores = {entry["label"]: entry["score"] for entry in answer["labels"]}
+        assert scores == pytest.approx(dict(expected.best), abs=1e-4)
