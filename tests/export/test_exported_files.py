@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from transformers import AutoModel, pipeline
+from transformers import pipeline
 
 from hf_emktd.data import write_clip
 from hf_emktd.export import (
@@ -21,7 +21,6 @@ from hf_emktd.export import (
     OnnxModel,
     comparison_table,
     export_model,
-    measure,
     own_modalities,
 )
 from hf_emktd.export.formats import load_executorch, write_executorch
@@ -158,20 +157,6 @@ class TestOnnxModel:
             ValueError, match="this export answers both, but was given pixel_values; export visual too"
         ):
             runtime(pixel_values=torch.zeros(1, 3, 32, 32))
-
-
-def test_measures_all_beside_the_model(model, processor, exported, tmp_path):
-    _, files = exported
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    onnx_file = files[0]
-    rows = measure({"model": str(tmp_path)}, [onnx_file], repetitions=2)
-    assert [(row.format, row.modality) for row in rows] == [("pytorch", "both"), ("onnx", "both")]
-    weights = 4 * sum(value.numel() for value in AutoModel.from_pretrained(tmp_path).state_dict().values())
-    assert rows[0].bytes == pytest.approx(weights, rel=0.05)
-    assert rows[1].bytes == onnx_file.path.stat().st_size
-    assert all(row.milliseconds > 0 for row in rows)
-    assert all(row.peak_megabytes is None or row.peak_megabytes > 0 for row in rows)
 
 
 def test_the_table():
