@@ -5,7 +5,7 @@ import torch
 
 from hf_emktd.distillation import BRANCHES, EntropyMonitor, EntropyMonitorConfig, LiveTeacher, check_compatible
 from hf_emktd.distillation.kernels import TokenKernel
-from hf_emktd.distillation.teacher import CONTRACT, fingerprint, heard_grids
+from hf_emktd.distillation.teacher import CONTRACT, fingerprint, heard_grids, heard_share
 from hf_emktd.distillation.token_distillation import pool_branch, token_distillation_loss, token_grids
 from tiny_segmenter import make_segmenter
 
@@ -121,9 +121,10 @@ class TestShorterSound:
         check_compatible(make_model(audio_length=32).config, teacher)
         assert heard_grids(make_model(audio_length=32).config, teacher)["audio"] == ((4, 4),)
         assert heard_grids(make_model(modalities=["visual"]).config, teacher) == token_grids(teacher)
+        assert heard_share((1024, 128), (1, 480000)) == heard_share((5, 96, 64), (10, 96, 64)) == 1  # no spectrograms
         with pytest.raises(ValueError, match="audio branch: the student's grid of 8 x 8 tokens is finer"):
             check_compatible(make_model(audio_length=32, patch_size=4).config, teacher)
-        with pytest.raises(ValueError, match=r"3/16 of 8 columns .* is 1\.5: .*multiple of the teacher's patch size"):
+        with pytest.raises(ValueError, match=r"3/16 of 8 columns .* is 1\.5: .*for which that number is whole"):
             check_compatible(make_model(audio_length=12, patch_size=4).config, teacher)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -112,9 +112,9 @@ class LiveTeacher(nn.Module):
     def _heard(self, tokens: dict[str, Tensor], inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Grids]:
         """Tokens and their grids without the columns of sound that the student does not hear."""
         given, own = inputs.get("input_values"), inputs.get("teacher_input_values")
-        if given is None or own is None or given.shape[1] >= own.shape[1]:
+        share = Fraction(1) if given is None or own is None else heard_share(given.shape[1:], own.shape[1:])
+        if share == 1:
             return tokens, self.grids
-        share = Fraction(given.shape[1], own.shape[1])
         cut = {branch: cut_sound_tokens(branch, value, self.grids, share) for branch, value in tokens.items()}
         return cut, cut_sound(self.grids, share)
 
@@ -167,9 +167,18 @@ def heard_grids(student_config: Any, teacher_config: Any) -> Grids:
     Raises:
         ValueError: if the student's sound ends inside a column of the teacher's tokens.
     """
+    shapes = [dict(config.input_shapes).get("input_values") for config in (student_config, teacher_config)]
     grids = token_grids(teacher_config)
-    lengths = [dict(config.input_shapes).get("input_values", (0,))[0] for config in (student_config, teacher_config)]
-    return cut_sound(grids, Fraction(*lengths)) if 0 < lengths[0] < lengths[1] else grids
+    return grids if None in shapes else cut_sound(grids, heard_share(*shapes))
+
+
+def heard_share(student_shape: Sequence[int], teacher_shape: Sequence[int]) -> Fraction:
+    """
+    How much of the teacher's sound the student hears, from the shapes of a clip's spectrograms, (time, mel). What is
+    no such pair, a waveform or several frames, counts as a whole.
+    """
+    comparable = len(student_shape) == 2 and tuple(student_shape[1:]) == tuple(teacher_shape[1:])
+    return min(Fraction(1), Fraction(student_shape[0], teacher_shape[0])) if comparable else Fraction(1)
 
 
 def check_monitor(monitor: EntropyMonitor, teacher: PreTrainedModel) -> None:

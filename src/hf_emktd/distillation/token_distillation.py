@@ -84,7 +84,7 @@ def _columns(share: Fraction, columns: int) -> int:
     if kept.denominator != 1:
         raise ValueError(
             f"{share} of {columns} columns of the teacher's audio tokens is {float(kept):g}: the student's sound ends "
-            "inside a column. Give the student an audio_length that is a multiple of the teacher's patch size."
+            "inside a column. Give the student the teacher's audio_length, or one for which that number is whole."
         )
     return kept.numerator
 
