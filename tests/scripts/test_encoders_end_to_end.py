@@ -75,15 +75,6 @@ def test_teaches_a_cav_mae(workplace, encoders_teacher, tmp_path):
     assert monitor.config.branch_widths == {"audio": 16, "visual": 16, "fusion": 24}
 
 
-def test_a_preset_of_the_other_family(workplace, encoders_teacher, tmp_path):
-    fields = ["hidden_size=8", "num_attention_heads=1", "modality_specific_depth=1", "patch_size=8"]
-    options = ["--student", "tiny", "--student_fields", *fields, "--objective", "kd", *ONE_EPOCH]
-    ended = workplace.run_here("distill.py", "--teacher", encoders_teacher, *options, "--output_dir", tmp_path / "s")
-    assert ended.status == 0, ended.err
-    model = AutoModel.from_pretrained(tmp_path / "s")
-    assert model.config.model_type == "cav_mae" and list(model.config.id2label.values()) == LABELS
-
-
 @pytest.fixture(scope="module")
 def cav_mae_teacher(workplace, table, tmp_path_factory) -> Path:
     """Grids of 8 x 8 and 4 x 4 tokens."""

@@ -48,8 +48,8 @@ class LoraArguments:
     merge_adapter: bool | None = field(
         default=None,
         metadata={
-            "help": "Save the whole model, adapters merged into it, instead of the adapter. By default a teacher is "
-            "saved as an adapter of the model it started from, and a student whole."
+            "help": "true saves the whole model, adapters merged into it, false the adapter alone. By default a "
+            "teacher is saved as an adapter of the model it started from, and a student whole."
         },
     )
 
@@ -90,7 +90,7 @@ class LoraArguments:
         if args.push_to_hub and not self.merge_adapter and Path(start).is_dir():
             raise ValueError(
                 f"the adapter's base {start} lies on this machine alone, so nobody could load the pushed adapter. "
-                "Push the base first and start from its Hub id, or push the whole model with --merge_adapter."
+                "Push the base first and start from its Hub id, or push the whole model with --merge_adapter true."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -223,6 +223,7 @@ class AudioVisualEncoderModel(AudioVisualEncoderPreTrainedModel):
             if getattr(encoder, "pooler", None) is not None:
                 encoder.pooler = None  # reads class tokens only, so it would never be trained
             self.add_module(f"{modality}_encoder", encoder)
+        self.encoder_options = {"visual": self._picture_options()} if "visual" in config.modalities else {}
         self.fusion = AudioVisualEncoderFusion(config)
         self.post_init()
 
@@ -268,10 +269,18 @@ class AudioVisualEncoderModel(AudioVisualEncoderPreTrainedModel):
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
 
+    def _picture_options(self) -> dict[str, bool]:
+        """Asks for position embeddings of another picture size, where the encoder does not make any by itself."""
+        side, encoder = self.config.image_size, self.visual_encoder
+        if encoder.config.image_size in (side, (side, side), [side, side]):
+            return {}
+        can_be_asked = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
+        return {"interpolate_pos_encoding": True} if can_be_asked else {}
+
     def _encode(self, modality: str, values: torch.Tensor) -> torch.Tensor:
         """An encoder's tokens `(batch, rows * columns, width)`, row by row, without prefix tokens."""
         encoder = self.get_submodule(f"{modality}_encoder")
-        states = encoder(values.to(encoder.dtype), **self._options(modality, encoder)).last_hidden_state
+        states = encoder(values.to(encoder.dtype), **self.encoder_options.get(modality, {})).last_hidden_state
         if states.ndim == 4:
             states = states.flatten(2).transpose(1, 2)
         rows, columns = self.config.branch_grids[modality][0]
@@ -282,16 +291,6 @@ class AudioVisualEncoderModel(AudioVisualEncoderPreTrainedModel):
                 f"{prefix} before it; its rule in configuration_audio_visual_encoder.py does not describe it."
             )
         return states[:, prefix:]
-
-    def _options(self, modality: str, encoder: PreTrainedModel) -> dict[str, bool]:
-        """Asks an encoder for position embeddings of another picture size, where it does not take any by itself."""
-        same_size = modality == "audio" or encoder.config.image_size in (
-            self.config.image_size,
-            (self.config.image_size, self.config.image_size),
-        )
-        if same_size or "interpolate_pos_encoding" not in inspect.signature(encoder.forward).parameters:
-            return {}
-        return {"interpolate_pos_encoding": True}
 
     def _check_inputs(self, given: dict[str, torch.Tensor]) -> None:
         shapes = self.config.input_shapes
