@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import datasets
 import numpy as np
 import pytest
+import tiny_scenes
 import torch
 from tiny_runs import OFF, logged, make_arguments, make_model, make_monitor, make_teacher, make_trainer
 
 from hf_emktd.data import AudioVisualCollator, AugmentationArguments
-from hf_emktd.distillation import LiveTeacher
+from hf_emktd.distillation import LiveTeacher, LogitDistillation, MultiStageFeatures
 from hf_emktd.distillation.token_codes import PlainTokens, TokenRelations, cosine_errors
 from hf_emktd.models.cav_mae import CavMaeProcessor
 from hf_emktd.training import ClipData, DataArguments, build_objectives
 from hf_emktd.training.cached_views import CachedViews, SignalCollator
 from hf_emktd.training.teacher_cache import MANIFEST_NAME, SHARDS_FOLDER, TeacherCache, cache_source
-from hf_emktd.training.teacher_cache_writer import plan_cache, write_teacher_cache
+from hf_emktd.training.teacher_cache_writer import estimate_cache, plan_cache, verify_cache, write_teacher_cache
 
 AUGMENTED = AugmentationArguments(mixup_probability=0.5)
 VIEWS = 3
@@ -233,3 +235,59 @@ class TestRefusals:
     def test_a_folder_without_a_cache(self, tmp_path):
         with pytest.raises(ValueError, match="is no teacher cache"):
             TeacherCache(tmp_path)
+
+
+def test_masks_are_kept_but_no_stages(tmp_path):
+    model = tiny_scenes.make_model(seed=1)
+    live = LiveTeacher(model, tiny_scenes.make_monitor(model))
+    views = tiny_scenes.make_views(tiny_scenes.make_features(4), flip_probability=0.5, silence_probability=0.5)
+    source = {"monitor": "its own"}
+    write_teacher_cache(tmp_path, plan_cache(live, views, source, PlainTokens(), num_views=2), live, views)
+    cache = TeacherCache(tmp_path)
+    teacher, pairs = cache.teacher(model.config), [(clip, clip % 2) for clip in range(4)]
+    batch = SignalCollator()([CachedViews(views, cache)[pair] for pair in pairs])
+    signal, expected = teacher(**batch), live(**batch)
+    torch.testing.assert_close(signal.logits, expected.logits, rtol=1e-3, atol=1e-3)
+    for branch, tokens in expected.tokens.items():
+        torch.testing.assert_close(signal.tokens[branch], tokens, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match=r"transkd reads the stages .* which are not cached"):
+        teacher.check_serves([MultiStageFeatures.for_models(model.config, model.config)])
+
+
+class TestVerifying:
+    def test_what_was_stored_is_what_the_teacher_says(self, either, data):
+        assert verify_cache(either, make_teacher(), data.train_views(AUGMENTED), 9) == []
+
+    def test_what_another_teacher_says_is_not(self, plain, data):
+        wrong = verify_cache(plain, LiveTeacher(make_model(seed=4)), data.train_views(AUGMENTED), 3)
+        assert len(wrong) == 3 and "answers deviate by" in wrong[0]
+
+
+def test_what_it_will_take_is_near_what_it_took(written, data):
+    cache = write(written["relations"], data, TokenRelations())
+    live, views = make_teacher(), data.train_views(AUGMENTED)
+    estimate = estimate_cache(replace(cache.manifest, batch_size=12), live, views)
+    # a file of few rows is mostly its own description
+    assert estimate.row_seconds > 0 and 0.2 < estimate.row_bytes / (cache.manifest.num_bytes / 36) < 2
+    assert max(estimate.errors.values()) <= 0.01
+
+
+class TestTrainerRefuses:
+    def test_objectives_that_codes_cannot_serve(self, written, data, tmp_path):
+        cache = write(written["relations"], data, TokenRelations())
+        with pytest.raises(ValueError, match=r"vkd reads the teacher's tokens.* --codec tokens"):
+            cached_trainer(tmp_path, cache, data, objective=["em_ktd", "vkd"])
+
+    def test_entropies_that_were_not_stored(self, data, tmp_path):
+        cache = write(tmp_path / "cache", data, PlainTokens(), LiveTeacher(make_model(seed=1)), num_views=1)
+        with pytest.raises(ValueError, match="em_ktd needs branch entropies, and the teacher cache was"):
+            cached_trainer(tmp_path, cache, data)
+
+    def test_views_without_signals(self, plain, data, tmp_path):
+        teacher = plain.teacher(make_teacher().config)
+        objectives = [LogitDistillation()]
+        for views in (data.train_views(AUGMENTED), CachedViews(data.train_views(AUGMENTED), plain, False)):
+            with pytest.raises(ValueError, match="pass CachedViews"):
+                make_trainer(tmp_path, teacher=teacher, views=views, objectives=objectives)
+        with pytest.raises(ValueError, match="has no teacher_signal"):
+            teacher(labels=torch.zeros(2))

@@ -87,3 +87,28 @@ class TestSampler:
         """Golden: a run of today can be repeated after an update."""
         assert drawn(ClipSampler(6, seed=0), 2) == [5, 2, 0, 1, 4, 3]
         assert drawn(ClipSampler(6, seed=0, with_view_seeds=True), 2)[0] == (5, 1338313452027486290)
+
+
+class TestSamplerOfFewViews:
+    """Clips of which there are three views and no more."""
+
+    def test_shows_every_view_once_in_as_many_epochs(self):
+        sampler = ClipSampler(20, seed=3, num_views=3)
+        for cycle in range(2):
+            pairs = [pair for epoch in range(3 * cycle, 3 * cycle + 3) for pair in drawn(sampler, epoch)]
+            assert sorted(pairs) == [(clip, view) for clip in range(20) for view in range(3)]
+
+    def test_in_an_order_of_each_clips_own(self):
+        sampler = ClipSampler(20, seed=3, num_views=3)
+        by_clip = {clip: [dict(drawn(sampler, epoch))[clip] for epoch in range(6)] for clip in range(20)}
+        assert len({tuple(views) for views in by_clip.values()}) > 6
+
+    def test_depends_on_seed_and_epoch_alone(self):
+        first, again = ClipSampler(20, seed=3, num_views=3), ClipSampler(20, seed=3, num_views=3)
+        drawn(again, 7)
+        assert drawn(first, 4) == drawn(again, 4) != drawn(ClipSampler(20, seed=4, num_views=3), 4)
+
+    def test_a_clip_drawn_twice_shows_two(self):
+        sampler = ClipSampler(30, seed=0, weights=np.eye(30)[0] + 1e-9, num_views=3)
+        views = [view for clip, view in drawn(sampler) if clip == 0]
+        assert all(len(set(views[start : start + 3])) == 3 for start in range(0, len(views) - 2))

@@ -163,11 +163,9 @@ def verify_cache(cache: TeacherCache, teacher: LiveTeacher, views: ClipViews, co
 
 def _deviations(live: TeacherSignal, stored: TeacherSignal) -> tuple[float, float]:
     """Of logits, relative to the largest, and entropies; and of cosines, the largest of the branches."""
-    answers = (live.logits - stored.logits.to(live.logits)).abs().max() / live.logits.abs().max().clamp(min=1)
-    answers = [
-        answers,
-        *((live.entropies[b] - value.to(live.logits)).abs().max() for b, value in stored.entropies.items()),
-    ]
+    logits = live.logits.float().cpu()
+    answers = [(logits - stored.logits).abs().max() / logits.abs().max().clamp(min=1)]
+    answers += [(value.cpu() - stored.entropies[branch]).abs().max() for branch, value in live.entropies.items()]
     cosines = [cosine_errors(tokens.cpu(), stored.tokens[branch])[1].max() for branch, tokens in live.tokens.items()]
     return max(answers).item(), max(cosines).item()
 
