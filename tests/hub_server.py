@@ -1,4 +1,5 @@
-"""A Hub for tests: the part of the Hugging Face Hub's HTTP API that a push and a download of a model speak.
+"""A Hub for tests: the part of the Hugging Face Hub's HTTP API that a push, a download of a model and the streaming of
+a data set speak.
 
     with HubServer() as hub:
         env = hub.environment(cache_dir)    # for a subprocess: huggingface_hub reads HF_ENDPOINT when it is imported
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
@@ -100,11 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._dispatch(
             [
                 (r"/api/whoami-v2", self._whoami),
-                (r"/api/models/([^/]+/[^/]+)/revision/([^/]+)", self._model_info),
-                (r"/api/models/([^/]+/[^/]+)/tree/([^/]+)/?(.*)", self._tree),
-                (r"/api/models/([^/]+/[^/]+)", self._model_info),
+                (r"/api/(?:models|datasets)/([^/]+/[^/]+)/revision/([^/]+)", self._model_info),
+                (r"/api/(?:models|datasets)/([^/]+/[^/]+)/tree/([^/]+)/?(.*)", self._tree),
+                (r"/api/(?:models|datasets)/([^/]+/[^/]+)", self._model_info),
                 (r"/cdn/([0-9a-f]{64})", self._large_file),
-                (r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self._resolve),
+                (r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self._resolve),
             ]
         )
 
@@ -115,10 +116,11 @@ class _Handler(BaseHTTPRequestHandler):
             [
                 (r"/api/repos/create", self._create),
                 (r"/api/validate-yaml", self._validate_yaml),
-                (r"/api/models/([^/]+/[^/]+)/branch/([^/]+)", self._create_branch),
-                (r"/api/models/([^/]+/[^/]+)/preupload/([^/]+)", self._preupload),
-                (r"/api/models/([^/]+/[^/]+)/commit/([^/]+)", self._commit),
-                (r"/(.+)\.git/info/lfs/objects/batch", self._lfs_batch),
+                (r"/api/(?:models|datasets)/([^/]+/[^/]+)/branch/([^/]+)", self._create_branch),
+                (r"/api/(?:models|datasets)/([^/]+/[^/]+)/preupload/([^/]+)", self._preupload),
+                (r"/api/(?:models|datasets)/([^/]+/[^/]+)/commit/([^/]+)", self._commit),
+                (r"/api/datasets/([^/]+/[^/]+)/paths-info/([^/]+)", self._paths_info),
+                (r"/(?:datasets/)?(.+)\.git/info/lfs/objects/batch", self._lfs_batch),
             ]
         )
 
@@ -157,6 +159,14 @@ class _Handler(BaseHTTPRequestHandler):
             raise HubError(404, f"{folder} is not in {repo_id}", "EntryNotFound")
         self._json([self._tree_entry(path, content) for path, content in files.items()])
 
+    def _paths_info(self, repo_id: str, revision: str) -> None:
+        repo, commit = self._readable(repo_id, revision)
+        asked = parse_qs(self.body.decode())["paths"] if self.body[:1] != b"{" else json.loads(self.body)["paths"]
+        files = repo.commits[commit]
+        folders = [path for path in asked if any(file.startswith(f"{path}/") for file in files)]
+        entries = [self._tree_entry(path, files[path]) for path in asked if path in files]
+        self._json(entries + [{"type": "directory", "path": path, "oid": "0" * 40} for path in folders])
+
     def _tree_entry(self, path: str, content: bytes) -> dict:
         entry = {"type": "file", "path": path, "size": len(content), "oid": blob_id(content)}
         if is_large(path):
@@ -184,7 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._require_write()
         asked = json.loads(self.body)
         repo_id = f"{asked.get('organization') or USER}/{asked['name']}"
-        answer = {"url": f"{self.hub.url}/{repo_id}", "name": repo_id, "id": repo_id}
+        prefix = "datasets/" if asked.get("type") == "dataset" else ""
+        answer = {"url": f"{self.hub.url}/{prefix}{repo_id}", "name": repo_id, "id": repo_id}
         if repo_id in self.hub.repos:
             return self._json({**answer, "error": "You already created this model repo"}, 409)
         self.hub.repos[repo_id] = Repo(private=asked.get("visibility") == "private" or asked.get("private") is True)
@@ -260,7 +271,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files.pop(value["path"], None)
         commit = hashlib.sha1(parent.encode() + self.body).hexdigest()
         repo.commits[commit], repo.branches[revision] = files, commit
-        url = f"{self.hub.url}/{repo_id}/commit/{commit}"
+        prefix = "datasets/" if "/api/datasets/" in self.path else ""
+        url = f"{self.hub.url}/{prefix}{repo_id}/commit/{commit}"
         self._json({"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""})
 
     # who may do what
@@ -308,6 +320,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json", **(headers or {})})
 
     def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        if status == 200 and (part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
+            first, last = int(part[1]), min(int(part[2] or len(content)), len(content) - 1)
+            headers = headers | {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+            status, content = 206, content[first : last + 1]
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)

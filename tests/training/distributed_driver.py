@@ -1,6 +1,6 @@
-"""Runs on every process of `torchrun --nproc_per_node 2`; each run of `RUNS` writes what it found as JSON.
+"""Runs on both processes of accelerate_configs/cpu_2.yaml; each run of `RUNS` writes what it found as JSON.
 
-torchrun --nproc_per_node 2 tests/training/distributed_driver.py FOLDER
+accelerate launch --config_file scripts/accelerate_configs/cpu_2.yaml tests/training/distributed_driver.py FOLDER
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tiny_runs import (
 )
 from transformers import TrainerCallback
 
-from hf_emktd.data import AudioVisualCollator, AugmentationArguments
+from hf_emktd.data import AudioVisualCollator, AugmentationArguments, ClipTable, write_shards
 from hf_emktd.distillation import BRANCHES, LiveTeacher
 from hf_emktd.metrics import compute_event_metrics
 from hf_emktd.models.cav_mae import CavMaeProcessor
@@ -42,9 +42,10 @@ from hf_emktd.training import (
     EntropyMonitorTrainer,
     EvaluationArguments,
     evaluate_model,
+    open_clips,
 )
 from hf_emktd.training.prepare import prepare_frozen
-from hf_emktd.training.process_group import end_process_group
+from hf_emktd.training.process_group import end_process_group, join_on_cpu_without_accelerator
 
 GLOBAL_BATCH = 8
 
@@ -123,6 +124,29 @@ def straight(folder: Path) -> dict:
     """What `resumed` must equal."""
     result = distil(folder, AugmentationArguments(), balanced_sampling=True, modality_dropout=0.3)
     return {"log": result["log"], "checksum": result["ranks"][0]["checksum"]}
+
+
+def streamed(folder: Path) -> dict:
+    """The clips that every rank draws from four shards of three in an epoch, and what it has learnt from them."""
+    state = PartialState(cpu=True)
+    processor = CavMaeProcessor.from_config(make_model().config)
+    if state.is_main_process:
+        folder.mkdir()
+        write_shards(ClipTable(make_table(folder)), folder / "shards", processor, clips_per_shard=3)
+    state.wait_for_everyone()
+    data = open_clips(DataArguments(dataset=str(folder / "shards"), streaming=True), processor)
+    drawn = []
+
+    class Collator(AudioVisualCollator):
+        def __call__(self, views):
+            drawn.extend(view["clip_id"] for view in views)
+            return super().__call__(views)
+
+    options = {"per_device_train_batch_size": 3, "max_steps": -1, "num_train_epochs": 1}
+    trainer = make_trainer(folder, views=data.train_views(OFF), collator=Collator(), **options)
+    trainer.train()
+    steps = trainer.state.global_step
+    return {"ranks": gather_object([{"clips": drawn, "steps": steps, "checksum": checksum(trainer.model)}])}
 
 
 def evaluation(folder: Path) -> dict:
@@ -211,6 +235,7 @@ RUNS: dict[str, Callable[[Path], dict]] = {
     "masks": masks,
     "resumed": resumed,
     "straight": straight,
+    "streamed": streamed,
     "evaluation": evaluation,
     "evaluate_data": evaluate_data,
     "monitor": monitor,
@@ -219,6 +244,7 @@ RUNS: dict[str, Callable[[Path], dict]] = {
 
 
 def main() -> None:
+    join_on_cpu_without_accelerator()
     folder, names = Path(sys.argv[1]), sys.argv[2:] or list(RUNS)
     torch.set_num_threads(1)
     for name in names:

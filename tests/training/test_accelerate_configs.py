@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
+
+from hf_emktd.training.process_group import join_on_cpu_without_accelerator
 
 CONFIGS = Path(__file__).parents[2] / "scripts" / "accelerate_configs"
 EXPECTED = {
@@ -53,3 +57,16 @@ def test_fsdp_is_the_second_version_and_keeps_whole_weights():
 def test_deepspeed_has_the_stage_of_its_name(stage):
     args = launched(f"deepspeed_zero{stage}")
     assert args.use_deepspeed and args.zero_stage == stage
+
+
+@pytest.mark.parametrize(
+    ("processes", "has_accelerator", "expected"), [("2", False, "true"), ("1", False, None), ("2", True, None)]
+)
+def test_processes_on_a_machine_without_an_accelerator_are_one_run(monkeypatch, processes, has_accelerator, expected):
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    # set first, so that it is put back whatever the function does
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "")
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: has_accelerator)
+    join_on_cpu_without_accelerator()
+    assert os.environ.get("ACCELERATE_USE_CPU") == expected

@@ -12,16 +12,17 @@ import distributed_driver
 import pytest
 
 DRIVER = Path(distributed_driver.__file__)
+CONFIG = Path(__file__).parents[2] / "scripts" / "accelerate_configs" / "cpu_2.yaml"
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> dict[str, dict]:
     """Results of every run of the driver on two processes."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", DRIVER, folder]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIG, DRIVER, folder]
     ended = subprocess.run(
         command,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=300,
@@ -73,6 +74,13 @@ def test_checkpointing_activations_changes_nothing(two):
 def test_a_resumed_run_equals_the_uninterrupted_one(two):
     assert two["resumed"]["log"] == two["straight"]["log"]
     assert two["resumed"]["checksum"] == two["straight"]["checksum"]
+
+
+def test_ranks_stream_a_share_each_and_learn_together(two):
+    first, second = two["streamed"]["ranks"]
+    assert len(first["clips"]) == len(second["clips"]) == 6 and first["steps"] == second["steps"] == 2
+    assert set(first["clips"]) | set(second["clips"]) == {f"train{index}" for index in range(12)}
+    assert first["checksum"] == second["checksum"]
 
 
 def test_metrics_over_all_clips_on_every_rank(one, two):

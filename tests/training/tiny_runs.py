@@ -122,7 +122,14 @@ def make_arguments(output_dir: str | Path, kind: type = DistillationArguments, *
 
 
 def make_trainer(
-    output_dir: str | Path, *, student=None, teacher: LiveTeacher | None = None, views=None, objectives=None, **options
+    output_dir: str | Path,
+    *,
+    student=None,
+    teacher: LiveTeacher | None = None,
+    views=None,
+    objectives=None,
+    collator=None,
+    **options,
 ) -> EMKTDTrainer:
     """A distillation from `make_teacher()` on 16 clips; `options` are those of `DistillationArguments`."""
     student = make_model() if student is None else student
@@ -138,8 +145,8 @@ def make_trainer(
         objectives=objectives,
         train_dataset=views,
         eval_dataset=make_views(make_features(count=7, seed=1)),
-        train_labels=views.features["label"][:],
-        data_collator=AudioVisualCollator(),
+        train_labels=views.features["label"][:] if isinstance(views, ClipViews) else None,
+        data_collator=collator or AudioVisualCollator(),
     )
 
 

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
+from .process_group import join_on_cpu_without_accelerator
+
 
 def parse_arguments(
     dataclass_types: Sequence[type],
@@ -33,6 +35,7 @@ def parse_arguments(
 
     A wrong option, value or file ends the program with status 2 and one line that says what was expected.
     """
+    join_on_cpu_without_accelerator()
     parser = _Parser(dataclass_types, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
     parser.add_argument(
         "--config",
