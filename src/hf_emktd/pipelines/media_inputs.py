@@ -65,7 +65,8 @@ class Media:
     def windows(
         self, starts: Sequence[float], window_seconds: float, *, sampling_rate: int, **options: Any
     ) -> Iterator[Clip]:
-        """The windows that begin at `starts`; arguments, results and errors as of [`~data.read_windows`]."""
+        """The windows that begin at `starts`; arguments, results and errors as of
+        [`~data.clip_windows.read_windows`]."""
         if self.video is not None:
             yield from read_windows(self.video, starts, window_seconds, sampling_rate=sampling_rate, **options)
             return
