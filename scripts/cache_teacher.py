@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, set_seed
 from hf_emktd.data.augmentation import AugmentationArguments
 from hf_emktd.data.scene_augmentation import SceneAugmentationArguments
 from hf_emktd.distillation import EntropyMonitor, LiveTeacher
+from hf_emktd.distillation.teacher_precision import TEACHER_DTYPES
 from hf_emktd.distillation.token_codes import CODECS, TokenCodec, TokenRelations
 from hf_emktd.training import (
     MONITOR_FOLDER,
@@ -97,6 +98,10 @@ class CacheArguments:
             "Other fields change no view."
         },
     )
+    teacher_dtype: str = field(
+        default="auto",
+        metadata={"help": f"What the teacher computes with, as in distill.py: {', '.join(TEACHER_DTYPES)}."},
+    )
     seed: int = field(default=0, metadata={"help": "Decides the views."})
     batch_size: int = field(default=32, metadata={"help": "Clips per forward pass of the teacher."})
     shard_rows: int = field(default=512, metadata={"help": "Clips in a file; what a killed run may lose."})
@@ -111,6 +116,8 @@ class CacheArguments:
         for name, least in (("views", 1), ("batch_size", 1), ("shard_rows", 1), ("num_workers", 0), ("verify", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.teacher_dtype not in TEACHER_DTYPES:
+            raise ValueError(f"teacher_dtype must be one of {', '.join(TEACHER_DTYPES)}, got {self.teacher_dtype!r}")
         self.make_codec()
         self.output_dir = self.output_dir or f"runs/{Path(self.teacher).name}-cache"
 
@@ -138,7 +145,7 @@ def main() -> None:
         monitor = get_monitor(args, teacher, data)
         views = data.train_views(augmentation, student_processor(processor, student_config), processor)
         source = cache_source(teacher, monitor, processor, data, views)
-        live = LiveTeacher(teacher, monitor).to(state.device)
+        live = LiveTeacher(teacher.to(state.device), monitor, TEACHER_DTYPES[args.teacher_dtype]).to(state.device)
         if args.verify:
             return verify(args, live, views, source)
         plan = plan_cache(
@@ -150,6 +157,7 @@ def main() -> None:
             seed=args.seed,
             batch_size=args.batch_size,
             shard_rows=args.shard_rows,
+            teacher_dtype=args.teacher_dtype,
         )
     if state.is_main_process:
         print(expectation(plan, estimate_cache(plan, live, views), state.num_processes), flush=True)

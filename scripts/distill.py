@@ -23,7 +23,6 @@ from pathlib import Path
 from transformers import PreTrainedModel, set_seed
 
 from hf_emktd.data.augmentation import AugmentationArguments
-from hf_emktd.data.collators import AudioVisualCollator
 from hf_emktd.data.scene_augmentation import SceneAugmentationArguments
 from hf_emktd.distillation import EntropyMonitor, LiveTeacher
 from hf_emktd.distillation.teacher_precision import TEACHER_DTYPES
@@ -191,14 +190,14 @@ def main() -> None:
         inherit_weights(student, teacher)
     if not has_weights(models.student):
         args.freeze = [*args.freeze, *inherit(student, teacher, models.inherit)]
-    train_views = data.train_views(augmentation, processor, None if cache else teacher_processor)
-    signals = LiveTeacher(teacher, monitor, dtype=TEACHER_DTYPES[models.teacher_dtype])
-    collator = AudioVisualCollator()
-    if cache is not None:
+    if cache is None:
+        signals = LiveTeacher(teacher, monitor, dtype=TEACHER_DTYPES[models.teacher_dtype])
+        train_views = data.train_views(augmentation, processor, teacher_processor)
+    else:
+        signals = cache.teacher(teacher.config)
+        train_views = CachedViews(data.train_views(augmentation, processor), cache, with_signals=bool(objectives))
         with refusals_in_one_line():
             cache.check_source(cache_source(teacher, monitor, teacher_processor, data, train_views))
-        train_views = CachedViews(train_views, cache, with_signals=bool(objectives))
-        signals, collator = cache.teacher(teacher.config), SignalCollator()
     with refusals_in_one_line():
         student = add_adapters(student, lora_args)
     push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
@@ -210,7 +209,7 @@ def main() -> None:
         train_dataset=train_views,
         eval_dataset=data.validation_views(processor),
         train_labels=data.train_labels,
-        data_collator=collator,
+        data_collator=SignalCollator(),
         processing_class=processor,
     )
     started = time.perf_counter()
@@ -236,7 +235,8 @@ def main() -> None:
             student.config.task,
             task_weight=args.task_weight,
             student_init=models.student_init,
-            teacher_dtype=models.teacher_dtype,
+            teacher_dtype=cache.manifest.teacher_dtype if cache else models.teacher_dtype,
+            **({"teacher_cache": f"{cache.num_views} views, {cache.codec.name}"} if cache else {}),
             **vars(augmentation),
             **lora_args.to_dict(),
         ),

@@ -59,6 +59,7 @@ class CacheManifest:
         batch_size: clips in a forward pass of the teacher.
         logits: shape of one clip's.
         grids: by branch those of the signals' tokens.
+        teacher_dtype: what the teacher computed with, a key of `TEACHER_DTYPES`.
         shards: by name of its file what is known of each: `rows`, `bytes`, `sha256`, and by branch the largest of its
             clips' [`ERRORS`] and how many clips are `beyond` the codec's bound.
         format: version of the layout.
@@ -73,6 +74,7 @@ class CacheManifest:
     batch_size: int
     logits: list[int]
     grids: dict[str, list[list[int]]]
+    teacher_dtype: str = "auto"
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
     format: int = FORMAT_VERSION
 

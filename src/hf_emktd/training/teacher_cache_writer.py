@@ -57,6 +57,7 @@ def plan_cache(
     seed: int = 0,
     batch_size: int = 32,
     shard_rows: int = 512,
+    teacher_dtype: str = "auto",
 ) -> CacheManifest:
     """
     The manifest of a cache that is not written yet.
@@ -68,6 +69,7 @@ def plan_cache(
         seed: of the views.
         batch_size: clips in a forward pass of the teacher.
         shard_rows: clips in a shard.
+        teacher_dtype: what the teacher computes with, to be kept with the cache.
     """
     _, signal = _read(teacher, views, [(0, 0)])
     return CacheManifest(
@@ -80,6 +82,7 @@ def plan_cache(
         batch_size=batch_size,
         logits=list(signal.logits.shape[1:]),
         grids={branch: [list(grid) for grid in signal.grids[branch]] for branch in signal.tokens},
+        teacher_dtype=teacher_dtype,
     )
 
 
