@@ -65,9 +65,7 @@ def load_teacher(record: RunRecord, named: str | None) -> LoadedModel:
     Raises:
         ValueError: if the run has none, or it cannot be loaded.
     """
-    name = named or record.teacher
-    if name is None:
-        raise ValueError("the run had no teacher.")
+    name = named or record.find_teacher()
     return LoadedModel(name, *load_model(name))
 
 

@@ -106,9 +106,9 @@ def make_report(record: RunRecord, options: ReportOptions, data_args: DataArgume
     and in the log.
     """
     parts = record_parts(record) | loaded_parts(record, options, data_args)
-    for name, part in parts.items():
-        if isinstance(part, LeftOut) and options.clips:
-            logger.warning(f"{name} left out: {part.reason}")
+    reasons = dict.fromkeys(part.reason for part in parts.values() if isinstance(part, LeftOut))
+    for reason in reasons:
+        logger.warning(f"Left out of the report: {reason}")
     return render(parts | {"title": record.title})
 
 
@@ -121,9 +121,9 @@ def record_parts(record: RunRecord) -> dict[str, Any]:
         "lead": attempt(lead, summary),
         "models": attempt(tables.models_table, summary),
         "objectives": attempt(tables.objectives_table, summary),
-        "data": attempt(data_part, summary, record.clips),
+        "data": attempt(lambda summary: data_part(summary, record.clips), summary),
         "monitor_statistics": attempt(lambda one: one.entropy_statistics, summary),
-        "kernel_scores": attempt(lambda one: one.get("kernel_scores", {}), record.results),
+        "kernel_scores": _or_default(record.results, {}).get("kernel_scores", {}),
         "results": attempt(results_part, summary),
         "curves": attempt(curve_pictures, record.log),
         "zero_parts": attempt(lambda log: zero_parts(read_curves(log)), record.log),
@@ -136,7 +136,7 @@ def loaded_parts(record: RunRecord, options: ReportOptions, data_args: DataArgum
     summary = record.summary
     student = attempt(load_student, record) if options.clips else NO_CLIPS
     teacher = attempt(load_teacher, record, options.teacher) if options.clips else NO_CLIPS
-    judge = student if record.teacher is None and options.teacher is None else teacher
+    judge = student if not record.has_teacher and options.teacher is None else teacher
     eye = student if isinstance(teacher, LeftOut) else teacher
     clips = attempt(lambda student, eye: _open(student, eye, data_args, options), student, eye)
     kernel = _or_default(attempt(kernel_of, summary), TokenKernel())

@@ -45,21 +45,30 @@ class RunRecord:
         return self.summary.student.title
 
     @property
-    def teacher(self) -> str | None:
+    def has_teacher(self) -> bool:
+        """Whether a teacher is known that the model was distilled from or is compared with."""
+        return not isinstance(self.summary, LeftOut) and self.summary.teacher is not None
+
+    def find_teacher(self) -> str:
         """
-        Hub id or directory of the teacher; `None` of a run without one. A directory is looked for where the command
-        of the run would find it from here, then beside the run as it was then: runs are moved together.
+        Hub id or directory of the teacher. A directory is looked for where the command of the run would find it from
+        here, then beside the run as it was then: runs are moved together.
+
+        Raises:
+            ValueError: if the run had no teacher, or its directory is not there.
         """
-        if isinstance(self.summary, LeftOut) or self.summary.teacher is None:
-            return None
+        if not self.has_teacher:
+            raise ValueError("the run had no teacher.")
         teacher, student = self.summary.teacher, Path(self.summary.student.name)
-        if teacher.hub_id is not None or Path(teacher.name).is_dir():
-            return teacher.hub_id or teacher.name
+        if teacher.hub_id is not None:
+            return teacher.hub_id
         folder = self.folder.resolve()
-        if folder.parts[-len(student.parts) :] == student.parts:
-            beside = Path(*folder.parts[: -len(student.parts)], teacher.name)
-            return str(beside) if beside.is_dir() else teacher.name
-        return teacher.name
+        moved = folder.parts[-len(student.parts) :] == student.parts
+        places = [Path(teacher.name), *([Path(*folder.parts[: -len(student.parts)], teacher.name)] if moved else [])]
+        place = next((place for place in places if place.is_dir()), None)
+        if place is None:
+            raise ValueError(f"the teacher, {teacher.name}, is not there any more; --teacher names a directory.")
+        return str(place)
 
 
 def read_run(folder: str | Path) -> RunRecord:
