@@ -12,9 +12,6 @@ from hf_emktd.export import ExportedFile, export_model, write_preprocessing
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-for name in ("onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(name)
-
 MODALITIES = ["both", "audio", "visual"]
 
 

@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from transformers import pipeline
@@ -27,6 +25,9 @@ from hf_emktd.export.formats import load_executorch, write_executorch
 from hf_emktd.export.graphs import LogitsGraph, dynamic_shapes, example_inputs
 from hf_emktd.hub import predict_clip
 from tiny_segmenter import make_segmenter
+
+onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
 
 RATE = 16000
 # refuses what a small device does not have, then runs the file as it would be run there
