@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import ModelOutput
 
 from ..data.augmentation import balanced_sample_weights
+from ..data.processes import fork_without_garbage
 from ..distillation.cached_teacher import CachedTeacher
 from ..distillation.kernel_choice import choose_kernel
 from ..distillation.objectives import DistillationObjective
@@ -112,7 +113,8 @@ class AudioVisualTrainer(Trainer):
         if resume_from_checkpoint == "last":
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         self.loss_log.reset()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        with fork_without_garbage():  # the workers of the data loader
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def loss_parts(
         self, model: nn.Module, inputs: dict[str, Any]
@@ -264,12 +266,12 @@ class EMKTDTrainer(AudioVisualTrainer):
                     objective.calibrate(self._calibration_signals(clips))
 
     def _choose_kernel(self) -> None:
-        undecided = [objective for objective in self.objectives if getattr(objective, "kernel_is_open", False)]
-        if undecided:
+        with_kernel = [objective for objective in self.objectives if hasattr(objective, "kernel")]
+        if with_kernel:
             with _fixed_seed(self.args.seed):
                 signals = self._calibration_signals(self.args.calibration_clips)
-                kernel, self.kernel_scores = choose_kernel(signals, undecided[0].branches)
-            for objective in undecided:
+                kernel, self.kernel_scores = choose_kernel(signals, with_kernel[0].branches)
+            for objective in with_kernel:
                 objective.kernel = kernel
 
     def _calibration_signals(self, num_clips: int) -> Iterator[TeacherSignal]:

@@ -139,8 +139,9 @@ class CavMaeFeatureExtractor(SequenceFeatureExtractor):
 
     def pad_or_cut(self, fbank: np.ndarray) -> np.ndarray:
         """Filter banks `(frames, mel)` made `(audio_length, mel)`: `padding_value` at the end, or the end cut off."""
-        missing = max(0, self.audio_length - len(fbank))
-        return np.pad(fbank[: self.audio_length], ((0, missing), (0, 0)), constant_values=self.padding_value)
+        made = np.full((self.audio_length, fbank.shape[1]), self.padding_value, dtype=fbank.dtype)
+        made[: len(fbank)] = fbank[: self.audio_length]
+        return made
 
     def normalize(self, fbank: np.ndarray) -> np.ndarray:
         """`(fbank - mean) / std`, float32."""
@@ -255,9 +256,11 @@ class CavMaeImageProcessor(BaseImageProcessor):
 
     def to_pixel_values(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """Normalised float32 `(3, height, width)` of a picture that already has its size."""
-        pixels = np.asarray(self._to_pil(image), dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
-        mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in (self.image_mean, self.image_std))
-        return (pixels - mean) / std
+        pixels = np.asarray(self._to_pil(image)).astype(np.float32)
+        pixels /= np.float32(255)
+        pixels -= np.array(self.image_mean, dtype=np.float32)
+        pixels /= np.array(self.image_std, dtype=np.float32)
+        return pixels.transpose(2, 0, 1)
 
     def _preprocess_nested(self, image: Any) -> np.ndarray:
         if isinstance(image, list | tuple) or (isinstance(image, np.ndarray) and image.ndim == 4):
@@ -267,7 +270,7 @@ class CavMaeImageProcessor(BaseImageProcessor):
     @staticmethod
     def _to_pil(image: Image.Image | np.ndarray) -> Image.Image:
         if isinstance(image, Image.Image):
-            return image.convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")
         array = np.asarray(image)
         is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
         if array.dtype != np.uint8 or not is_picture or array.size == 0:
