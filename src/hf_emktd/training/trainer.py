@@ -266,12 +266,12 @@ class EMKTDTrainer(AudioVisualTrainer):
                     objective.calibrate(self._calibration_signals(clips))
 
     def _choose_kernel(self) -> None:
-        with_kernel = [objective for objective in self.objectives if hasattr(objective, "kernel")]
-        if with_kernel:
+        undecided = [objective for objective in self.objectives if getattr(objective, "kernel_is_open", False)]
+        if undecided:
             with _fixed_seed(self.args.seed):
                 signals = self._calibration_signals(self.args.calibration_clips)
-                kernel, self.kernel_scores = choose_kernel(signals, with_kernel[0].branches)
-            for objective in with_kernel:
+                kernel, self.kernel_scores = choose_kernel(signals, undecided[0].branches)
+            for objective in undecided:
                 objective.kernel = kernel
 
     def _calibration_signals(self, num_clips: int) -> Iterator[TeacherSignal]:
