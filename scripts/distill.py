@@ -182,7 +182,8 @@ def main() -> None:
             check_inheritance(config, teacher)
         with args.main_process_first(desc="features"):
             data = open_clips(data_args, teacher_processor, model_config=teacher.config)
-        cache = open_cache(models, data_args)
+        with args.main_process_first(desc="teacher cache"):
+            cache = open_cache(models, data_args)
     monitor = get_monitor(models, args, teacher, data) if any(o.requires_entropies for o in objectives) else None
     set_seed(args.seed)  # the same student whether or not a monitor was trained before it
     student, processor = build_student(config, teacher_processor, models.student)

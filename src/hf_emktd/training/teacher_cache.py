@@ -202,8 +202,8 @@ class TeacherCache:
         check_shards(self.folder, self.manifest)
         files = [str(self.folder / SHARDS_FOLDER / shard.name) for shard in shards]
         self.rows = datasets.Dataset.from_parquet(files, features=self.manifest.features()).with_format("arrow")
-        num_clips, num_views = self.manifest.num_clips, self.manifest.num_views
-        self._seeds = np.stack([view_seeds(self.manifest.seed, view, num_clips) for view in range(num_views)])
+        seeds = self.rows.data.column("view_seed").to_numpy()
+        self._seeds = seeds.reshape(self.manifest.num_views, self.manifest.num_clips)
 
     @property
     def num_views(self) -> int:
