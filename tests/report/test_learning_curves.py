@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import tiny_runs
 from report_runs import LOG
 
 from hf_emktd.report.curves import (
@@ -20,6 +21,19 @@ def test_what_was_logged():
     assert curves["loss"] == Curve([1.0, 2.0], [3.0, 1.5])
     assert curves["weight_audio"] == Curve([2.0], [0.75]) and curves["eval_accuracy"] == Curve([1.0], [0.25])
     assert "train_loss" not in curves and "step" not in curves
+
+
+def test_what_a_trainer_logs(tmp_path):
+    trainer = tiny_runs.make_trainer(tmp_path)
+    trainer.train()
+    curves = read_curves(trainer.state.log_history)
+    branches = ("audio", "visual", "fusion")
+    parts = {"loss_task", "loss_kd", *(f"loss_em_ktd_{branch}" for branch in branches)}
+    assert loss_curves(curves).keys() == {"loss"} | parts
+    assert {f"weight_{branch}" for branch in branches} <= curves.keys()
+    sums = [sum(values) for values in zip(*(curves[name].values for name in parts), strict=True)]
+    assert sums == pytest.approx(curves["loss"].values, rel=1e-4) and len(sums) == 2
+    assert len(draw_weights(curves).axes[0].lines) == 3
 
 
 def test_parts_that_are_zero_have_no_place_on_a_logarithm():
