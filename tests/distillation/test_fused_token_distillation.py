@@ -163,9 +163,11 @@ def test_no_gram_matrix_is_kept():
     assert operations.entries <= 3 * fused_token_distillation.CACHE_ENTRIES < 1500**2 / 4
 
 
-def test_blocks_cover_each_pair_once():
-    seen = torch.zeros(23, 23, dtype=torch.int64)
-    for rows, columns in upper_blocks(23, 5):
+@pytest.mark.parametrize(("count", "side"), [(23, 5), (23, 1), (1, 4), (64, 16), (7, 7)])
+def test_blocks_cover_each_pair_once(count, side):
+    seen = torch.zeros(count, count, dtype=torch.int64)
+    for rows, columns in upper_blocks(0, count, side):
+        assert max(rows.stop - rows.start, columns.stop - columns.start) <= side
         seen[rows, columns] += 1
         if rows != columns:
             seen[columns, rows] += 1

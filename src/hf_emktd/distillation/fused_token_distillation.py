@@ -93,7 +93,7 @@ def compare_unit_tokens(
     side = block_side(count, student.device)
     memory = student.new_empty(3, batch * side * side)
     parts = []
-    for rows, columns in upper_blocks(count, side):
+    for rows, columns in upper_blocks(0, count, side):
         ours, slopes, factor = kernel.values_and_slopes(_cosines(student, rows, columns, memory[0]))
         theirs, _, _ = kernel.values_and_slopes(_cosines(teacher, rows, columns, memory[1]))
         part, pull = _huber(torch.sub(ours, theirs, out=theirs), delta, memory[2])
@@ -123,7 +123,7 @@ def sum_over_gram(tokens: Tensor, kernel: TokenKernel, term: Callable[[Tensor, s
         chunk = slice(start, start + clips)
         units, _ = _directions(tokens[chunk])
         parts = []
-        for rows, columns in upper_blocks(count, side):
+        for rows, columns in upper_blocks(0, count, side):
             values = kernel.of_cosines(_cosines(units, rows, columns, memory))
             part = term(values, chunk).sum(dim=(1, 2))
             parts.append(part if rows == columns else 2 * part)
@@ -131,19 +131,31 @@ def sum_over_gram(tokens: Tensor, kernel: TokenKernel, term: Callable[[Tensor, s
     return torch.cat(sums)
 
 
-def upper_blocks(count: int, side: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the blocks on and above the diagonal of a matrix of `count` x `count`."""
-    starts = range(0, count, side)
-    for row in starts:
-        for column in starts:
-            if column >= row:
-                yield slice(row, min(row + side, count)), slice(column, min(column + side, count))
+def upper_blocks(start: int, stop: int, side: int) -> Iterator[tuple[slice, slice]]:
+    """
+    Rows and columns of the blocks on and above the diagonal of a square matrix from `start` to `stop`, at most `side`
+    wide. Small ones on the diagonal, where half of the entries are computed in vain: each half of the matrix, then
+    what lies beside both.
+    """
+    if stop - start <= max(1, side // 2):
+        yield slice(start, stop), slice(start, stop)
+        return
+    middle = (start + stop + 1) // 2
+    yield from upper_blocks(start, middle, side)
+    yield from upper_blocks(middle, stop, side)
+    for rows in _equal_parts(start, middle, side):
+        for columns in _equal_parts(middle, stop, side):
+            yield rows, columns
+
+
+def _equal_parts(start: int, stop: int, longest: int) -> list[slice]:
+    length = math.ceil((stop - start) / math.ceil((stop - start) / longest))
+    return [slice(first, min(first + length, stop)) for first in range(start, stop, length)]
 
 
 def block_side(count: int, device: torch.device) -> int:
-    """Tokens of a block: equally many in all, and all of them where they are few."""
-    blocks = math.ceil(count / math.isqrt(_entries(device)))
-    return math.ceil(count / blocks)
+    """Tokens of a block at most."""
+    return min(count, math.isqrt(_entries(device)))
 
 
 def clips_at_a_time(tokens: Tensor) -> int:
