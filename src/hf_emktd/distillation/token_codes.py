@@ -182,20 +182,20 @@ def _lengths_left_out(unit: Tensor, factor: Tensor) -> Tensor:
 def _with_rest(code: Tensor, scale: Tensor, rest: Tensor) -> Tensor:
     """Decoded rows, continued by what they lack along a direction of each token's own."""
     rows = code * scale
-    own = _own_directions(rows.shape[-2]).to(rows.device) * (rest / 255)
+    own = _own_directions(rows.shape[-2], rows.device) * (rest / 255)
     return torch.cat([rows, own], dim=-1)
 
 
 @lru_cache(maxsize=64)
-def _own_directions(count: int) -> Tensor:
+def _own_directions(count: int, device: torch.device) -> Tensor:
     """
     Unit rows `(count, at most OWN_DIRECTIONS)`, orthogonal where there are no more than dimensions; of more, rows of a
     random orthonormal basis, whose Gram matrix is as near to the identity as that of so many rows can be.
     """
     if count <= OWN_DIRECTIONS:
-        return torch.eye(count)
+        return torch.eye(count, device=device)
     random = torch.randn(count, OWN_DIRECTIONS, generator=torch.Generator().manual_seed(0))
-    return unit_tokens(torch.linalg.qr(random).Q)
+    return unit_tokens(torch.linalg.qr(random).Q).to(device)
 
 
 def _ranks(factor: Tensor, max_error: float) -> Iterator[int]:
