@@ -27,6 +27,11 @@ def test_divergence_of_masks_is_the_mean_over_pixels():
     assert divergences(student, teacher, MASKS).tolist() == pytest.approx([KNOWN / 4], abs=1e-6)
 
 
+def test_a_teacher_that_looks_at_larger_pictures():
+    teacher, student = torch.zeros(1, 2, 8, 8), torch.full((1, 2, 4, 4), log(0.25 / 0.75))
+    assert divergences(student, teacher, MASKS).tolist() == pytest.approx([KNOWN], abs=1e-6)
+
+
 def test_gains_and_losses_of_classes():
     scores = ClipScores(
         divergences=np.array([0.3, 0.1, 0.2, 0.0, 0.5]),

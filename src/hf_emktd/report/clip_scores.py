@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 from ..analysis.clip_batches import clip_batches, device_at_hand
 from ..analysis.monitor_readings import class_scores, mask_scores
 from ..distillation.kernels import TokenKernel, at_least_float32
+from ..distillation.objectives.mask_logit_distillation import bernoulli_divergence, resize_logits
 from ..distillation.teacher import LiveTeacher, TeacherSignal, branch_tokens
 from ..distillation.token_distillation import (
     gram_spread,
@@ -65,7 +66,7 @@ def score_clips(
     parts = []
     for batch in paired_batches(student, clips, teacher_processor, "Student and teacher"):
         output, signal = answers(student, teacher, batch)
-        parts.append(_score_batch(output, signal, batch["labels"], student.model.config, kernel))
+        parts.append(_score_batch(output, signal, batch, student.model.config, kernel))
     columns = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     differences, spreads = columns.pop("differences"), columns.pop("spreads")
     columns["gram_differences"] = {
@@ -83,7 +84,7 @@ def kernel_of(summary: DistillationSummary) -> TokenKernel:
 def paired_batches(
     student: LoadedModel, clips: Clips, teacher_processor: Any, description: str, only: list[int] | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """Batches with the inputs of both models; of all clips, or of those at the places `only`."""
+    """Batches with the inputs and labels of both models; of all clips, or of those at the places `only`."""
     device = device_at_hand()
     views = [clips.views(processor) for processor in (student.processor, teacher_processor)]
     if only is not None:
@@ -93,8 +94,7 @@ def paired_batches(
         for one, name in zip(views, (description, "Teacher"), strict=True)
     )
     for ours, theirs in zip(*batches, strict=True):
-        inputs = {f"teacher_{name}": value for name, value in theirs.items() if name.endswith("_values")}
-        yield ours | inputs
+        yield ours | {f"teacher_{name}": value for name, value in theirs.items()}
 
 
 @torch.inference_mode()
@@ -118,18 +118,16 @@ def paired_tokens(output: ModelOutput, signal: TeacherSignal, config: Any) -> di
 
 
 def divergences(student_logits: Tensor, teacher_logits: Tensor, task: str) -> Tensor:
-    """KL(teacher || student) of each clip in nats, `(clips,)`, float32; of masks the mean over the pixels."""
-    logits = [teacher_logits.float(), student_logits.float()]
+    """KL(teacher || student) of each clip in nats, `(clips,)`, float32; of masks the mean over its pixels."""
+    student, teacher = student_logits.float(), teacher_logits.float()
     if task == SEGMENTATION:
-        # what sounds and what does not, as two classes of a pixel
-        logits = [torch.stack([one, torch.zeros_like(one)], dim=-1) for one in logits]
-    teacher, student = (F.log_softmax(one, dim=-1) for one in logits)
-    terms = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
-    return terms.reshape(len(terms), -1).mean(dim=1)
+        return bernoulli_divergence(student, resize_logits(teacher, student.shape[-2:])).flatten(1).mean(dim=1)
+    logs = (F.log_softmax(logits, dim=-1) for logits in (student, teacher))
+    return F.kl_div(*logs, reduction="none", log_target=True).sum(dim=-1)
 
 
 def _score_batch(
-    output: ModelOutput, signal: TeacherSignal, labels: Tensor, config: Any, kernel: TokenKernel
+    output: ModelOutput, signal: TeacherSignal, batch: dict[str, Tensor], config: Any, kernel: TokenKernel
 ) -> dict[str, Any]:
     tokens = paired_tokens(output, signal, config)
     part = {
@@ -140,10 +138,12 @@ def _score_batch(
         "spreads": {branch: gram_spread(theirs, kernel).cpu().numpy() for branch, (_, theirs) in tokens.items()},
     }
     score = mask_scores if config.task == SEGMENTATION else class_scores
-    part |= {"student_scores": score(output.logits, labels), "teacher_scores": score(signal.logits, labels)}
+    # masks of the two have the sizes of their own pictures
+    part["student_scores"] = score(output.logits, batch["labels"])
+    part["teacher_scores"] = score(signal.logits, batch["teacher_labels"])
     if config.task != SEGMENTATION:
         part |= {"student_answers": _likeliest(output.logits), "teacher_answers": _likeliest(signal.logits)}
-        part["labels"] = labels.cpu().numpy()
+        part["labels"] = batch["labels"].cpu().numpy()
     return part
 
 

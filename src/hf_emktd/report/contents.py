@@ -106,6 +106,8 @@ def make_report(record: RunRecord, options: ReportOptions, data_args: DataArgume
     and in the log.
     """
     parts = record_parts(record) | loaded_parts(record, options, data_args)
+    if parts["segments"]:
+        del parts["classes"]
     reasons = dict.fromkeys(part.reason for part in parts.values() if isinstance(part, LeftOut))
     for reason in reasons:
         logger.warning(f"Left out of the report: {reason}")

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from ..analysis.clip_batches import chosen_clips
 from ..data.features import decode_frame
 from ..distillation.kernels import TokenKernel
+from ..distillation.objectives.mask_logit_distillation import resize_logits
 from ..distillation.teacher import LiveTeacher
 from ..hub.distillation_summary import SEGMENTATION
 from ..hub.mask_pictures import draw_mask
@@ -122,20 +122,16 @@ def mask_strips(frames: Sequence[bytes], labels: Tensor, logits: dict[str, Tenso
     Rows of at most five frames of a scene, each with its masks: the ground truth, then those of `logits`
     `(frames, height, width)`. A frame without a label stays as it is.
     """
-    count = min(len(frames), len(labels))
+    size, count = labels.shape[-2:], min(len(frames), len(labels))
     kept = np.unique(np.linspace(0, count - 1, min(count, FRAMES)).round().astype(int))
-    pictures = {index: np.asarray(decode_frame(frames[index]).resize(labels.shape[-2:][::-1])) for index in kept}
-    masks = {"ground truth": labels == 1} | {title: one.float().sigmoid() > 0.5 for title, one in logits.items()}
+    pictures = {index: np.asarray(decode_frame(frames[index]).resize(size[::-1])) for index in kept}
+    masks = {"ground truth": labels == 1}
+    masks |= {title: resize_logits(one[None].float(), size)[0] > 0 for title, one in logits.items()}
     strips = {}
     for title, mask in masks.items():
-        mask = _at_size(mask, labels.shape[-2:]).cpu().numpy()
-        strips[title] = to_data_uri(_row([draw_mask(pictures[index], mask[index]) for index in kept]))
+        cells = [draw_mask(pictures[index], mask[index].cpu().numpy()) for index in kept]
+        strips[title] = to_data_uri(_row(cells))
     return strips
-
-
-def _at_size(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A teacher may look at larger pictures than its student."""
-    return torch.nn.functional.interpolate(mask[None].float(), size, mode="nearest")[0] > 0.5
 
 
 def _row(cells: list[np.ndarray]) -> Image.Image:
