@@ -36,7 +36,8 @@ def main() -> None:
         if row.format == "onnx-int8":
             print(
                 f"int8 student: the teacher's bytes / {teacher.bytes / row.bytes:.1f} (target {FEWER_BYTES}), its "
-                f"latency / {teacher.milliseconds / row.milliseconds:.1f} (target {FASTER})"
+                f"latency / {teacher.milliseconds / row.milliseconds:.1f} (target {FASTER}), its processor time / "
+                f"{teacher.processor_milliseconds / row.processor_milliseconds:.1f}"
             )
 
 

@@ -53,7 +53,7 @@ def test_writes_checks_and_measures(model, table, tmp_path, monkeypatch, capsys)
     weights = 4 * sum(value.numel() for value in model.state_dict().values())
     assert rows[0]["bytes"] == pytest.approx(weights, rel=0.05)
     assert rows[1]["bytes"] == (tmp_path / "export" / "model.pt2").stat().st_size
-    assert all(row["milliseconds"] > 0 for row in rows)
+    assert all(row["milliseconds"] > 0 and row["processor_milliseconds"] > 0 for row in rows)
     assert all(row["peak_megabytes"] is None or row["peak_megabytes"] > 0 for row in rows)
     right = [predict_clip(model, processor, tmp_path / f"{i}.mp4").best[0][0] == LABELS[i % 3] for i in range(6)]
     assert rows[0]["score"] == rows[1]["score"] == pytest.approx(np.mean(right))

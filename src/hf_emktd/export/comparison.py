@@ -62,6 +62,8 @@ class Measurement:
         modality (`str`): What it is given.
         bytes (`int`): Of the file; of PyTorch, of the weights.
         milliseconds (`float`): Median of a pass of one clip on the CPU.
+        processor_milliseconds (`float`): Median of the time that the processor spent on it, over all threads: what
+            else the machine does hardly changes it.
         peak_megabytes (`float`, *optional*): Memory that loading it and one pass take, where the system tells.
         largest_difference (`float`, *optional*): See [`ExportedFile`].
         score (`float`, *optional*): Accuracy, or MJ, on a data set.
@@ -72,6 +74,7 @@ class Measurement:
     modality: str
     bytes: int
     milliseconds: float
+    processor_milliseconds: float
     peak_megabytes: float | None = None
     largest_difference: float | None = None
     score: float | None = None
@@ -151,7 +154,7 @@ def measure(models: Mapping[str, str], files: Sequence[ExportedFile], repetition
             kind,
             modality,
             _size(folder) if file is None else file.path.stat().st_size,
-            milliseconds,
+            *milliseconds,
             _peak_megabytes(folder, modality, file),
             None if file is None else file.largest_difference,
         )
@@ -161,14 +164,15 @@ def measure(models: Mapping[str, str], files: Sequence[ExportedFile], repetition
 
 def comparison_table(rows: Sequence[Measurement], metric: str | None = None) -> str:
     """Markdown; with the name of a metric a column of it, in %."""
-    columns = ["model", "format", "input", "MB", "ms", "peak MB", "largest difference"]
+    columns = ["model", "format", "input", "MB", "ms", "CPU ms", "peak MB", "largest difference"]
     lines = [columns + ([metric] if metric else [])]
     lines += [["---", "---", "---", *["---:"] * (len(lines[0]) - 3)]]
     for row in rows:
         peak = "" if row.peak_megabytes is None else f"{row.peak_megabytes:,.0f}"
         difference = "" if row.largest_difference is None else f"{row.largest_difference:.1e}"
         score = "" if row.score is None else f"{100 * row.score:.1f}"
-        cells = [row.model, row.format, row.modality, f"{row.bytes / MEGABYTE:,.2f}", f"{row.milliseconds:,.1f}"]
+        times = [f"{time:,.1f}" for time in (row.milliseconds, row.processor_milliseconds)]
+        cells = [row.model, row.format, row.modality, f"{row.bytes / MEGABYTE:,.2f}", *times]
         lines.append([*cells, peak, difference, *([score] if metric else [])])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -208,15 +212,16 @@ def _loaded(folder: str, modality: str, file: ExportedFile | None) -> Callable[[
 
 
 @torch.inference_mode()
-def _latencies(passes: Sequence[Callable[[], Any]], repetitions: int) -> list[float]:
-    """Median milliseconds of each."""
-    milliseconds: list[list[float]] = [[] for _ in passes]
+def _latencies(passes: Sequence[Callable[[], Any]], repetitions: int) -> list[tuple[float, float]]:
+    """Median milliseconds of each, on the clock and of the processor."""
+    milliseconds: list[list[tuple[float, float]]] = [[] for _ in passes]
     for _ in range(WARM_UP + repetitions):
         for run, times in zip(passes, milliseconds, strict=True):
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             run()
-            times.append(1000 * (time.perf_counter() - start))
-    return [median(times[WARM_UP:]) for times in milliseconds]
+            end = time.perf_counter(), time.process_time()
+            times.append((1000 * (end[0] - start[0]), 1000 * (end[1] - start[1])))
+    return [tuple(map(median, zip(*times[WARM_UP:], strict=True))) for times in milliseconds]
 
 
 def _peak_megabytes(*row: Any) -> float | None:
