@@ -24,19 +24,26 @@ LOG = [
 COMMAND = "python scripts/distill.py --teacher teacher --output_dir student"
 
 
-def make_run(folder: Path, labels: list[str] = tiny_runs.LABELS, clip_name: str = "clip", **facts) -> Path:
+def make_run(
+    folder: Path,
+    labels: list[str] = tiny_runs.LABELS,
+    clip_name: str = "clip",
+    student_fields: dict | None = None,
+    **facts,
+) -> Path:
     """
     A teacher with its monitor, a narrower student, their clips and all files of the student's run.
 
     Args:
         labels: three class names, in the order of their text.
+        student_fields: of its config.
         clip_name: every clip's name begins with it.
         facts: further fields of the summary.
     """
     table = make_table(folder, labels, clip_name)
     id2label = dict(enumerate(labels))
     teacher = tiny_runs.make_model(seed=1, id2label=id2label)
-    student = tiny_runs.make_model(hidden_size=8, id2label=id2label)
+    student = tiny_runs.make_model(hidden_size=8, id2label=id2label, **(student_fields or {}))
     for name, model in (("teacher", teacher), ("student", student)):
         model.config.training_data = {"dataset": str(table), "data_dir": None, "options": {}}
         model.save_pretrained(folder / name)

@@ -98,6 +98,16 @@ def test_hostile_names_are_text(clip_cache, tmp_path):
     assert "\x1b" not in page.html and "\u202e" not in page.html
 
 
+def test_a_student_that_only_hears(clip_cache, tmp_path):
+    folder = make_run(tmp_path, student_fields={"modalities": ["audio"]}, objectives=[])
+    page = page_of(folder / "student")
+    assert (
+        not page.left_out() and "was trained on labels alone on clips.csv, for comparison" in page.sections["header"]
+    )
+    assert "visual" not in page.sections["grams"] and "audio, 16 tokens" in page.sections["grams"]
+    assert "Rank correlation" in page.sections["entropies"] and page.tags.count("img") > 12
+
+
 def test_without_clips_nothing_is_loaded(finished, tmp_path):
     shutil.copytree(finished / "student", tmp_path / "student")
     (tmp_path / "student" / "model.safetensors").unlink()

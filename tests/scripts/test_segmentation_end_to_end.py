@@ -152,3 +152,13 @@ def test_what_cannot_be_inherited(workplace, avs_teacher, options, message, tmp_
 def test_models_and_data_of_two_tasks(workplace, avs_student):
     ended = workplace.run_here("evaluate.py", "--model", avs_student, "--dataset", "touchtone")
     assert ended.status == 1 and "touchtone is a data set for audio-visual-classification" in ended.err
+
+
+def test_the_page_of_a_run_shows_masks(workplace, avs_student, tmp_path):
+    output = tmp_path / "page.html"
+    ended = workplace.run_here("report.py", "--run", avs_student, "--max_clips", "4", "--output", output)
+    assert ended.status == 0, ended.err
+    page = output.read_text()
+    assert page.count('alt="Frames with the masks of the ground truth"') == 4 and page.count("MJ of the student") == 4
+    # two steps are fewer than --logging_steps
+    assert page.count("Left out: ") == 1 and "nothing was logged" in page and "Classes gained" not in page
