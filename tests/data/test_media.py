@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_emktd.data.media import MediaError, read_clip, read_image, write_clip
+from hf_emktd.data import media
+from hf_emktd.data.media import EmbeddedMedia, MediaError, read_clip, read_image, write_clip
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 needs_shared = pytest.mark.skipif(not (SHARED / "odd_media").is_dir(), reason="the folder of odd media is not here")
@@ -394,3 +395,50 @@ class TestOddMedia:
         upright = read_clip(SHARED / "avsbench" / "clips" / "p04SYXuBSQ.mp4").frames
         rotated = read_clip(SHARED / "odd_media" / "avsbench_rotated_90.mp4").frames
         np.testing.assert_array_equal(rotated, np.rot90(upright, -1, axes=(1, 2)))
+
+
+class TestSkippedFrames:
+    """Of H.264, frames that neither are wanted nor help to decode another are not decoded."""
+
+    @pytest.fixture(
+        scope="class", params=["bframes=3", "bframes=8:b-pyramid=normal:ref=4", "bframes=3:open-gop=1:keyint=9"]
+    )
+    def path(self, request, tmp_path_factory):
+        path = tmp_path_factory.mktemp("skipped") / "clip.mp4"
+        random = np.random.default_rng(0)
+        texture = random.integers(0, 256, (48, 160, 3), dtype=np.uint8)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=25, options={"x264-params": request.param})
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for shift in range(60):
+                shown = np.ascontiguousarray(texture[:, shift : shift + 64])
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+            container.mux(stream.encode(None))
+        return path
+
+    @pytest.mark.parametrize("num_frames", [1, 7, 60])
+    def test_leave_the_wanted_ones_as_they_are(self, path, num_frames):
+        with av.open(str(path)) as container:
+            frames = [frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(video=0)]
+        wanted = [index * len(frames) // num_frames for index in range(num_frames)]
+        np.testing.assert_array_equal(
+            read_clip(path, num_frames=num_frames).frames, np.stack([frames[i] for i in wanted])
+        )
+
+    def test_are_not_decoded(self, path, monkeypatch):
+        decoded = []
+        timed = media._timed_frames
+        monkeypatch.setattr(media, "_timed_frames", lambda reader: (decoded.append(f) or f for f in timed(reader)))
+        read_clip(path, num_frames=3)
+        assert len(decoded) < 50
+
+
+def test_a_file_in_memory_is_read_as_one_on_disk(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), np.uint8)
+    write_clip(tmp_path / "clip.mp4", frames, 5, np.full(8000, 0.1, np.float32))
+    first = read_clip(tmp_path / "clip.mp4")
+    second = read_clip(EmbeddedMedia("clip.mp4", (tmp_path / "clip.mp4").read_bytes()))
+    np.testing.assert_array_equal(first.frames, second.frames)
+    np.testing.assert_array_equal(first.waveform, second.waveform)
+    with pytest.raises(MediaError, match=r"clip\.mp4: is empty"):
+        read_clip(EmbeddedMedia("clip.mp4", b""))
