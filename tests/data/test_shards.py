@@ -16,6 +16,7 @@ import datasets
 import numpy as np
 import pytest
 from clip_files import LABELS, write_clips
+from huggingface_hub import constants
 
 from hf_emktd.data import ClipTable, extract_features, is_shards, load_shards, task_of, write_shards
 from hf_emktd.data.clip_stream import ClipStream, Neighbours, read_shards, share_of
@@ -165,6 +166,11 @@ class TestOpening:
         assert task_of(features) == "audio-visual-classification"
         with pytest.raises(FileNotFoundError, match=r"no shards\.json"):
             load_shards(tmp_path)
+
+    def test_a_name_that_the_hub_does_not_know(self, monkeypatch):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(FileNotFoundError, match="someone/clips is neither a folder"):
+            load_shards("someone/clips")
 
     def test_features_for_another_model_are_refused(self, features):
         index = load_shards(features)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.utils import httpx
 
 from .clip_source import ClipReport
 from .features import FEATURES_VERSION, input_parameters
@@ -159,9 +160,15 @@ def load_shards(name: PathLike, revision: str | None = None) -> ShardIndex:
         return ShardIndex.from_json(path.read_text(encoding="utf-8"), os.fspath(name))
     if Path(name).exists() or REPO_ID.fullmatch(str(name)) is None:
         raise FileNotFoundError(f"{name} has no {INDEX_NAME}: write the shards with scripts/prepare_dataset.py.")
-    # one commit for the index and all that is streamed later, whatever is pushed in between
-    commit = HfApi().dataset_info(str(name), revision=revision).sha
-    index = hf_hub_download(str(name), INDEX_NAME, repo_type="dataset", revision=commit)
+    try:
+        # one commit for the index and all that is streamed later, whatever is pushed in between
+        commit = HfApi().dataset_info(str(name), revision=revision).sha
+        index = hf_hub_download(str(name), INDEX_NAME, repo_type="dataset", revision=commit)
+    except (httpx.HTTPError, OSError) as error:  # HfHubHTTPError is an HTTPError
+        raise FileNotFoundError(
+            f"{name} is neither a folder with {INDEX_NAME} nor, at {HfApi().endpoint}, a data set of clip shards that "
+            f"can be read ({error}). Write the shards with scripts/prepare_dataset.py."
+        ) from error
     return ShardIndex.from_json(Path(index).read_text(encoding="utf-8"), f"hf://datasets/{name}@{commit}")
 
 
