@@ -54,7 +54,7 @@ class EntropyMonitorArguments(TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Cosine annealing, as in the paper."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
     save_strategy: str = field(default="no", metadata={"help": "The probes are retrained in seconds."})
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to log."})
+    logging_steps: float = field(default=0.05, metadata={"help": "Log every such share of all steps: twenty lines."})
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Off: every probe is trained in every step."}
     )
