@@ -192,7 +192,8 @@ def main() -> None:
     if not has_weights(models.student):
         args.freeze = [*args.freeze, *inherit(student, teacher, models.inherit)]
     if cache is None:
-        signals = LiveTeacher(teacher, monitor, dtype=TEACHER_DTYPES[models.teacher_dtype])
+        with refusals_in_one_line():
+            signals = LiveTeacher(teacher, monitor, dtype=TEACHER_DTYPES[models.teacher_dtype])
         train_views = data.train_views(augmentation, processor, teacher_processor)
     else:
         signals = cache.teacher(teacher.config)
@@ -276,7 +277,8 @@ def get_monitor(
 ) -> EntropyMonitor:
     """The monitor that was named, the one at hand, or one trained now into the run's folder."""
     if models.monitor is not None:
-        return load_monitor(models.monitor)
+        with refusals_in_one_line():
+            return load_monitor(models.monitor)
     monitor = find_monitor(models.teacher, *filter(None, [models.teacher_cache]), args.output_dir)
     if monitor is None:
         folder = str(Path(args.output_dir) / MONITOR_FOLDER)

@@ -198,7 +198,8 @@ class ClipSource:
         splits = {split: _to_dataset(members, columns, label_names) for split, members in by_split.items() if members}
         report.found = {split: len(by_split[split]) for split in SPLITS if split in report.rows}
         report.manifest_hash = manifest_hash(chain(*by_split.values()))
-        logger.info(report.summary())
+        is_whole = report.found == report.rows
+        (logger.info if is_whole else logger.warning)(report.summary())
         return cls(list(label_names), DatasetDict(splits), report)
 
     def stream(self, split: str) -> IterableDataset:

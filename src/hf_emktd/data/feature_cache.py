@@ -144,14 +144,17 @@ def _extract_row(
 
 def _usable(extracted: Dataset, split: str, source: ClipSource) -> Dataset:
     """Counts what the extraction found and drops the clips no model can use."""
-    keep = []
+    keep, reasons = [], []
     for index, (clip_id, problems) in enumerate(zip(extracted["clip_id"], extracted["problems"], strict=True)):
         for problem in problems:
             source.report.add(split, problem["kind"], clip_id, problem["reason"])
-        if not any(problem["kind"] in UNUSABLE for problem in problems):
+        fatal = [problem["reason"] for problem in problems if problem["kind"] in UNUSABLE]
+        if fatal:
+            reasons.append(f"{clip_id}: {fatal[0]}")
+        else:
             keep.append(index)
     extracted = extracted.remove_columns("problems")
     if len(keep) == len(extracted):
         return extracted
-    logger.warning(f"{len(extracted) - len(keep)} of {len(extracted)} {split} clips are unusable; see the report.")
+    logger.warning(f"{len(reasons)} of {len(extracted)} {split} clips are unusable and left out, such as {reasons[0]}")
     return extracted.select(keep)
