@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +37,6 @@ class Answer:
             How many the model has.
         latency_ms (`float`):
             Median milliseconds of a forward pass of one clip, measured when the page started.
-        seconds (`float`):
-            How long this answer took, reading and all branches included.
         notes (`list[str]`):
             What the file lacks.
         events (`dict`, *optional*):
@@ -54,7 +51,6 @@ class Answer:
     name: str
     parameters: int
     latency_ms: float
-    seconds: float
     notes: list[str]
     events: dict[str, Any] | None = None
     overlay: bytes | None = None
@@ -99,14 +95,12 @@ class Respondent:
         Raises:
             [`MediaError`]: it cannot be read, or has nothing that this model takes.
         """
-        begin = time.perf_counter()
         if self.task == SEGMENTATION:
             found = self._masks(path, duration)
         else:
             events = self._classifier(os.fspath(path), by_modality=True, top_k=top_k)
             found = {"events": events, "notes": events["notes"]}
-        seconds = time.perf_counter() - begin
-        return Answer(self.role, self.name, self.parameters, self.latency_ms, seconds, **found)
+        return Answer(self.role, self.name, self.parameters, self.latency_ms, **found)
 
     def _masks(self, path: str | os.PathLike[str], duration: float) -> dict[str, Any]:
         segmentation = segment_clip(self.model, self.processor, path, seconds=max(1, math.ceil(duration)))

@@ -32,6 +32,10 @@ CONTENT_POLICY = (
 )
 
 
+# Cutting a video needs a program from elsewhere.
+STYLE = "button[aria-label='Trim video to selection'] {display: none}"
+
+
 def build_page(
     respondents: Sequence[Respondent], limits: UploadLimits | None = None, *, top_k: int = 5
 ) -> gradio.Blocks:
@@ -69,7 +73,7 @@ def build_page(
             with gradio.Column(scale=1, min_width=320):
                 # unmirrored and unconverted: the file goes to the model as it is
                 camera = gradio.WebcamOptions(mirror=False)
-                video = gradio.Video(label="Video", sources=["upload", "webcam"], webcam_options=camera, height=320)
+                video = gradio.Video(label="Video", sources=["upload", "webcam"], webcam_options=camera, height=400)
                 button = gradio.Button("Ask", variant="primary")
             with gradio.Column(scale=2, min_width=320):
                 answer = gradio.HTML(label="Answer")
@@ -134,6 +138,7 @@ def serve(
         share=share,
         max_file_size=(limits or UploadLimits()).max_file_bytes,
         app_kwargs={"middleware": [(_ContentPolicy, (), {})]},
+        css=STYLE,
         footer_links=["api"],
         ssr_mode=False,
         enable_monitoring=False,
