@@ -64,12 +64,12 @@ class DemoArguments:
 
 def main() -> None:
     (args,) = parse_arguments((DemoArguments,), __doc__)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploads are deleted then too
     device = PartialState().device
     with refusals_in_one_line():
         names = {"student": args.model, "teacher": args.teacher} if args.teacher else {"model": args.model}
         respondents = [Respondent(name, role, device) for role, name in names.items()]
         page = build_page(respondents, args.limits, top_k=args.top_k)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploads are deleted then too
     serve(page, args.limits, host=args.host, port=args.port, share=args.share)
 
 
