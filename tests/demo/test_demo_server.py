@@ -6,11 +6,11 @@ import os
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 gradio = pytest.importorskip("gradio")
 import gradio_client  # noqa: E402
+from huggingface_hub.utils import httpx  # noqa: E402
 
 from hf_emktd.demo import UploadLimits, build_page, serve  # noqa: E402
 
