@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin, set_seed
 
 from hf_emktd.data.augmentation import AugmentationArguments
 from hf_emktd.data.scene_augmentation import SceneAugmentationArguments
@@ -186,21 +186,15 @@ def main() -> None:
             cache = open_cache(models, data_args)
     monitor = get_monitor(models, args, teacher, data) if any(o.requires_entropies for o in objectives) else None
     set_seed(args.seed)  # the same student whether or not a monitor was trained before it
-    student, processor = build_student(config, teacher_processor, models.student)
-    if models.student_init == INHERIT:
-        inherit_weights(student, teacher)
-    if not has_weights(models.student):
-        args.freeze = [*args.freeze, *inherit(student, teacher, models.inherit)]
-    if cache is None:
-        with refusals_in_one_line():
-            signals = LiveTeacher(teacher, monitor, dtype=TEACHER_DTYPES[models.teacher_dtype])
-        train_views = data.train_views(augmentation, processor, teacher_processor)
-    else:
-        signals = cache.teacher(teacher.config)
-        train_views = CachedViews(data.train_views(augmentation, processor), cache, with_signals=bool(objectives))
-        with refusals_in_one_line():
-            cache.check_source(cache_source(teacher, monitor, teacher_processor, data, train_views))
+    student, processor = start_student(models, args, config, teacher, teacher_processor)
+    views = data.train_views(augmentation, processor, None if cache else teacher_processor)
     with refusals_in_one_line():
+        if cache is None:
+            signals = LiveTeacher(teacher, monitor, dtype=TEACHER_DTYPES[models.teacher_dtype])
+        else:
+            signals = cache.teacher(teacher.config)
+            views = CachedViews(views, cache, with_signals=bool(objectives))
+            cache.check_source(cache_source(teacher, monitor, teacher_processor, data, views))
         student = add_adapters(student, lora_args)
     push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
     trainer = EMKTDTrainer(
@@ -208,7 +202,7 @@ def main() -> None:
         args,
         teacher=signals,
         objectives=objectives,
-        train_dataset=train_views,
+        train_dataset=views,
         eval_dataset=data.validation_views(processor),
         train_labels=data.train_labels,
         data_collator=SignalCollator(),
@@ -253,6 +247,22 @@ def main() -> None:
         print(to_json(results))
         if push:
             publish_run(args)
+
+
+def start_student(
+    models: ModelArguments,
+    args: DistillationArguments,
+    config: PreTrainedConfig,
+    teacher: PreTrainedModel,
+    teacher_processor: ProcessorMixin,
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The student before its first step and its processor; what it keeps of the teacher is added to `args.freeze`."""
+    student, processor = build_student(config, teacher_processor, models.student)
+    if models.student_init == INHERIT:
+        inherit_weights(student, teacher)
+    if not has_weights(models.student):
+        args.freeze = [*args.freeze, *inherit(student, teacher, models.inherit)]
+    return student, processor
 
 
 def open_cache(models: ModelArguments, data_args: DataArguments) -> TeacherCache | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -68,9 +69,9 @@ class AudioVisualPipeline(ChunkPipeline):
                 raise
             yield {**self.empty_chunk(), "path": str(error.path), "error": error.reason, "is_last": True}
 
+    @abstractmethod
     def chunks(self, item: Any, **options: Any) -> Iterator[Chunk]:
         """The windows of one item, made ready; at least one."""
-        raise NotImplementedError
 
     def empty_chunk(self) -> Chunk:
         """A chunk of zeros for all inputs of the model, with every key that chunks have."""
