@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart quickstart-segmentation test lint clean
+.PHONY: quickstart quickstart-segmentation test torture lint clean
 
 quickstart: $(STAMP)
 	$(VENV)/bin/python scripts/quickstart.py --output_dir quickstart
@@ -15,6 +15,10 @@ test: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pytest -n 2 --dist loadfile
+
+# The long parts of docs/reliability.md, of which `make test` runs a sample.
+torture: $(STAMP)
+	$(VENV)/bin/pytest -m torture --dist loadfile -n 2
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check --fix .
