@@ -24,7 +24,7 @@ from .media import (
     _on_screen,
     _one_channel,
     _open,
-    _require_decoder,
+    _prepare_decoder,
     _resampled,
     _StreamReader,
     _without_holes,
@@ -172,7 +172,7 @@ class _Sound:
         self.reader = None
         self.blocks: Iterator[np.ndarray] = iter(())
         if stream is not None:
-            _require_decoder(path, stream)
+            _prepare_decoder(path, stream)
             self.reader = _StreamReader(container, stream, end)
             self.blocks = self._blocks(mix_channels)
         self.held, self.first = np.zeros(0, np.float32), 0
@@ -214,7 +214,7 @@ class _Pictures:
         stream = _best_picture_stream(container)
         self.chosen: Iterator[tuple[Fraction, np.ndarray]] = iter(())
         if stream is not None:
-            _require_decoder(path, stream)
+            _prepare_decoder(path, stream)
             self.reader = _StreamReader(container, stream, math.inf)
             # each once: windows may overlap
             self.wanted = sorted({Fraction(start) + offset for start in starts for offset in self.offsets})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,9 +28,30 @@ READ_ERRORS = (av.error.FFmpegError, ValueError, RuntimeError, OSError, EOFError
 # What Pillow raises for a picture it cannot read.
 PICTURE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
+# FFmpeg's names of the containers that are read. Playlists, scripts and session descriptions are not among them: they
+# make FFmpeg open whatever other files, pipes and addresses they name, also when they call themselves clip.mp4.
+CONTAINERS = (
+    "mov,matroska,avi,flv,asf,mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,ivf,mjpeg,dv,mxf,nut,rm,wtv,yuv4mpegpipe,"
+    "ogg,wav,w64,flac,mp3,aac,ac3,eac3,dts,truehd,aiff,au,caf,amr,ape,wv,tta,gif,apng,"
+    "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe"
+)
+# Of pictures by Pillow, which would start a PostScript interpreter for an EPS file.
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+# 8K. A damaged header may state any size, and room for it is made before the first pixel is read.
+MOST_PIXELS = 8192 * 4320
+# From the slowest sensors to DSD; outside of it a resampler's filter is useless or takes gigabytes.
+SLOWEST_RATE, FASTEST_RATE = 100, 3_000_000
+# Floating-point samples may be anything; 60 dB over full scale was never recorded.
+LOUDEST_SAMPLE = 1e3
+
 # Timestamps that run ahead of the samples by more than this are a hole in the sound and become silence; less is the
 # encoder's delay or rounded timestamps, which the official extraction ignores too.
 LONGEST_UNFILLED_GAP_SECONDS = 0.1
+# A time stamp that runs ahead further than this is damaged and no hole.
+LONGEST_HOLE_SECONDS = 3600.0
+# Samples behind the limit that its last one is interpolated with.
+RESAMPLING_MARGIN_SECONDS = 0.1
 
 # Matroska rounds times to milliseconds: a frame this little after a wanted time is the frame that was meant.
 TIME_ROUNDING_SECONDS = Fraction(1, 2000)
@@ -55,6 +77,10 @@ class MediaError(ValueError):
     def __reduce__(self) -> tuple:
         # Exceptions are otherwise rebuilt from their message alone, which fails on the way back from a worker process.
         return type(self), (self.path, self.reason)
+
+
+class MediaNotFoundError(MediaError):
+    """A media file that is not there, or no longer."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +111,8 @@ class Clip:
             counted from the start of the file.
         duration_seconds (`float`, *optional*): As the header states it, or as measured where the header is silent and
             the file was read to its end; `None` if neither is known.
-        decode_errors (`int`): Pieces that could not be decoded and were left out, as a player does.
+        decode_errors (`int`): Pieces that could not be decoded and were left out, as a player does, or that held
+            samples which are no sound (not a number, or 60 dB over full scale) and were silenced.
     """
 
     path: Path
@@ -119,7 +146,7 @@ def read_clip(
     are, frames repeat. Cover art is not a picture stream.
 
     Args:
-        path (`str`, `os.PathLike` or [`EmbeddedMedia`]): Any container that FFmpeg reads: mp4, webm, mkv, wav, ...
+        path (`str`, `os.PathLike` or [`EmbeddedMedia`]): mp4, webm, mkv, avi, wav or any other of `CONTAINERS`.
         sampling_rate (`int`, *optional*, defaults to 16000): Samples per second to resample to; `None` keeps the
             file's own. The result states both.
         num_frames (`int`, *optional*, defaults to 10): Number of evenly spaced frames.
@@ -135,7 +162,8 @@ def read_clip(
         [`Clip`]: `waveform` or `frames` is `None` where the file has no such stream.
 
     Raises:
-        [`MediaError`]: The file is missing or broken, or nothing of a stream that it declares can be decoded.
+        [`MediaError`]: The file is missing ([`MediaNotFoundError`]) or broken, of no container that is read here,
+            nothing of a stream that it declares can be decoded, or its pictures have more than 8192 x 4320 pixels.
         `ValueError`: An argument is out of range.
     """
     _check_arguments(sampling_rate, num_frames, frame_times_seconds, max_seconds)
@@ -153,7 +181,7 @@ def read_clip(
     except MediaError:
         raise
     except READ_ERRORS as error:
-        raise MediaError(path, f"cannot be read ({type(error).__name__}: {error})") from error
+        raise _as_media_error(path, error) from error
     return clip
 
 
@@ -161,13 +189,17 @@ def read_image(path: PathLike | EmbeddedMedia) -> np.ndarray:
     """Reads a picture as uint8 RGB of shape `(height, width, 3)`, turned upright by its EXIF orientation.
 
     Raises:
-        [`MediaError`]: The file is missing or not a picture that Pillow reads.
+        [`MediaError`]: The file is missing ([`MediaNotFoundError`]) or none of `PICTURE_FORMATS`.
     """
     medium = path if isinstance(path, EmbeddedMedia) else Path(path)
     path = _checked(medium)
     try:
-        with Image.open(BytesIO(medium.content) if isinstance(medium, EmbeddedMedia) else path) as image:
+        file = BytesIO(medium.content) if isinstance(medium, EmbeddedMedia) else path
+        with Image.open(file, formats=PICTURE_FORMATS) as image:
+            _check_size(path, *image.size)
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except MediaError:
+        raise
     except PICTURE_ERRORS as error:
         raise MediaError(path, f"is not a readable picture ({type(error).__name__}: {error})") from error
 
@@ -225,28 +257,45 @@ def _checked(medium: Path | EmbeddedMedia) -> Path:
     """The file, or the name of one in memory, if there is something in it."""
     if isinstance(medium, EmbeddedMedia):
         path, size = Path(medium.name), len(medium.content)
-    elif not medium.exists():
-        raise MediaError(medium, "does not exist")
-    elif not medium.is_file():
-        raise MediaError(medium, "is not a file")
     else:
-        path, size = medium, medium.stat().st_size
+        path, size = medium, _size_of_file(medium)
     if size == 0:
         raise MediaError(path, "is empty (0 bytes)")
     return path
 
 
+def _size_of_file(path: Path) -> int:
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:  # a name may be too long, hold a zero or lead in a circle
+        raise _as_media_error(path, error) from error
+    # a pipe would never end
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError(path, "is not a file")
+    return status.st_size
+
+
+def _as_media_error(path: Path, error: Exception) -> MediaError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return MediaNotFoundError(path, "does not exist")
+    return MediaError(path, f"cannot be read ({type(error).__name__}: {error})")
+
+
 def _open(medium: Path | EmbeddedMedia) -> av.container.InputContainer:
-    # Old taggers wrote titles in the local code page; PyAV would refuse the whole file for them. The "file:" prefix
-    # keeps FFmpeg from taking a name such as "concat:..." or "12:30.mp4" for a protocol.
+    # The "file:" prefix keeps FFmpeg from taking a name such as "concat:..." or "12:30.mp4" for a protocol.
     file = BytesIO(medium.content) if isinstance(medium, EmbeddedMedia) else f"file:{medium}"
-    return av.open(file, metadata_errors="ignore")
+    try:
+        # Old taggers wrote titles in the local code page; PyAV would refuse the whole file for them.
+        return av.open(file, metadata_errors="ignore", options={"format_whitelist": CONTAINERS})
+    except av.error.ArgumentError as error:
+        path = Path(medium.name) if isinstance(medium, EmbeddedMedia) else medium
+        raise MediaError(path, f"is in no container that is read here ({CONTAINERS}), or damaged") from error
 
 
 def _header_duration(container: av.container.InputContainer, path: Path) -> float | None:
     if not container.streams:
         raise MediaError(path, "holds no streams")
-    return None if container.duration is None else container.duration / av.time_base
+    return None if container.duration is None or container.duration < 0 else container.duration / av.time_base
 
 
 def _best_picture_stream(container: av.container.InputContainer) -> av.VideoStream | None:
@@ -318,6 +367,14 @@ class _StreamReader:
             yield from self._decode(packet)
         yield from self._decode(None)
 
+    def plausible(self, samples: np.ndarray) -> np.ndarray:
+        """Float32 samples with silence for what is no sound."""
+        # a comparison with what is not a number is false
+        if samples.size == 0 or (np.abs(samples) <= LOUDEST_SAMPLE).all():
+            return samples
+        self.errors += 1
+        return np.where(np.abs(samples) <= LOUDEST_SAMPLE, samples, np.float32(0))
+
     def _note(self, packet: av.Packet) -> None:
         self.num_packets += 1
         timestamp = _presentation_ticks(packet)
@@ -353,9 +410,20 @@ def _presentation_ticks(packet: av.Packet) -> int | None:
     return packet.dts if packet.pts is None else packet.pts
 
 
-def _require_decoder(path: Path, stream: av.stream.Stream) -> None:
-    if stream.codec_context is None:
+def _prepare_decoder(path: Path, stream: av.stream.Stream) -> None:
+    """Refuses a stream that cannot be decoded, or only with an absurd amount of memory."""
+    context = stream.codec_context
+    if context is None:
         raise MediaError(path, f"its {stream.type} stream has a codec that this FFmpeg build cannot decode")
+    if stream.type == "video":
+        _check_size(path, context.width, context.height)
+        # the header may be silent, and a stream may change its size
+        context.options = {"max_pixels": str(MOST_PIXELS)}
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise MediaError(path, f"states {width} x {height} pixels, more than the {MOST_PIXELS:,} of 8K")
 
 
 def _read_sound(
@@ -368,37 +436,66 @@ def _read_sound(
     stream = container.streams.best("audio")
     if stream is None:
         return
-    _require_decoder(clip.path, stream)
+    _prepare_decoder(clip.path, stream)
     reader = _StreamReader(container, stream, limit)
-    pieces = list(_one_channel(reader, mix_channels))
+    pieces = list(_lasting(limit + RESAMPLING_MARGIN_SECONDS, _one_channel(reader, mix_channels)))
     reader.close(clip, found=bool(pieces))
     if not pieces:
-        rate = stream.sample_rate
+        rate = _checked_rate(stream.sample_rate)
         pieces = [(rate, None, np.zeros(round(limit * rate), np.float32))]
     _measure_duration(clip, reader)
     # A damaged time stamp must not ask for hours of silence.
     blocks = _without_holes(pieces, end=limit if limit < math.inf else clip.duration_seconds or 0.0)
     clip.source_sampling_rate = pieces[0][0]
     clip.sampling_rate = sampling_rate or clip.source_sampling_rate
-    clip.waveform = resample(np.concatenate(list(blocks)), clip.source_sampling_rate, clip.sampling_rate)
+    waveform = np.concatenate(list(blocks))
+    if limit < math.inf:
+        waveform = waveform[: round((limit + RESAMPLING_MARGIN_SECONDS) * clip.source_sampling_rate)]
+    clip.waveform = resample(waveform, clip.source_sampling_rate, clip.sampling_rate)
     if limit < math.inf:
         clip.waveform = clip.waveform[: round(limit * clip.sampling_rate)]
+
+
+def _checked_rate(rate: int) -> int:
+    if not SLOWEST_RATE <= rate <= FASTEST_RATE:
+        raise ValueError(f"{rate} samples per second, expected {SLOWEST_RATE} to {FASTEST_RATE:,}")
+    return rate
+
+
+def _lasting(
+    seconds: float, pieces: Iterable[tuple[int, Fraction | None, np.ndarray]]
+) -> Iterator[tuple[int, Fraction | None, np.ndarray]]:
+    """No more pieces than last so long: the time stamps of a damaged file may stand still."""
+    for rate, time, samples in pieces:
+        yield rate, time, samples
+        seconds -= len(samples) / rate
+        if seconds <= 0:
+            return
 
 
 def _one_channel(reader: _StreamReader, mix_channels: bool) -> Iterator[tuple[int, Fraction | None, np.ndarray]]:
     """Frame by frame the stream's sampling rate, the time and float32 samples of the first channel or the mean."""
     rate = form = resampler = None
     for frame in reader.frames():
-        rate = rate or frame.sample_rate
         # A broadcast may change its format on the way; the rate stays that of the first frame.
         if form != (frame.format.name, frame.layout.name, frame.sample_rate):
+            rate = rate or frame.sample_rate
+            _checked_rate(frame.sample_rate)
             form = (frame.format.name, frame.layout.name, frame.sample_rate)
-            resampler = av.AudioResampler(format="fltp", rate=rate)
+            resampler = av.AudioResampler(format="flt", rate=rate)
         time = reader.seconds(frame.pts)
-        as_it_is = frame.format.name == "fltp" and frame.sample_rate == rate
+        # Of eight planes and more PyAV takes what lies behind the last one for another and crashes: they are packed.
+        as_it_is = frame.format.name == "fltp" and frame.sample_rate == rate and frame.layout.nb_channels < 8
         parts = [frame] if as_it_is else resampler.resample(frame)
-        channels = [part.to_ndarray() for part in parts if part.samples]
-        yield from ((rate, time, samples.mean(0) if mix_channels else samples[0]) for samples in channels)
+        channels = [_channels(part) for part in parts if part.samples]
+        chosen = [samples.mean(0) if mix_channels else samples[0] for samples in channels]
+        yield from ((rate, time, reader.plausible(samples)) for samples in chosen)
+
+
+def _channels(frame: av.AudioFrame) -> np.ndarray:
+    """Float32 samples of planar or packed sound, `(channels, samples)`."""
+    values = frame.to_ndarray()
+    return values if frame.format.is_planar else values.reshape(frame.samples, -1).T
 
 
 def _without_holes(pieces: Iterable[tuple[int, Fraction | None, np.ndarray]], end: float) -> Iterator[np.ndarray]:
@@ -409,7 +506,7 @@ def _without_holes(pieces: Iterable[tuple[int, Fraction | None, np.ndarray]], en
         # the exact length only where there may be a hole: fractions take longer than decoding the piece
         if time is not None and float(time) * rate - length > longest - 2:
             ahead = round(min(time, end) * rate) - length
-            if ahead > longest:
+            if longest < ahead <= LONGEST_HOLE_SECONDS * rate:
                 yield np.zeros(ahead, np.float32)
                 length += ahead
         yield samples
@@ -420,7 +517,8 @@ def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.nda
     """A mono waveform `(samples,)`, float32, brought from one rate in hertz to another by FFmpeg."""
     if source_rate == target_rate:
         return waveform
-    return np.concatenate(list(_resampled([waveform], source_rate, target_rate)))
+    # of a sound shorter than a sample at the target rate nothing may be left
+    return np.concatenate([np.zeros(0, np.float32), *_resampled([waveform], source_rate, target_rate)])
 
 
 def _resampled(blocks: Iterable[np.ndarray], source_rate: int, target_rate: int) -> Iterator[np.ndarray]:
@@ -452,28 +550,41 @@ def _read_pictures(
         wanted = [Fraction(time) for time in times]
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     ascending = [wanted[i] for i in order]
-    chosen = _decode_pictures(clip, medium, ascending, limit, shown)
-    if not chosen:
-        return
-    places = np.argsort(order)
-    clip.frames = np.stack([image for _, image in chosen])[places]
-    clip.frame_times_seconds = np.array([float(time) for time, _ in chosen])[places]
+    for wanted_ticks in (shown.wanted_ticks(ascending), None):
+        if _decode_pictures(clip, medium, ascending, order, limit, wanted_ticks):
+            return
 
 
 def _decode_pictures(
-    clip: Clip, medium: Path | EmbeddedMedia, wanted: list[Fraction], limit: float, shown: _ShownPackets
-) -> list[tuple[Fraction, np.ndarray]]:
-    """What is on screen at the ascending times. Frames that neither are wanted nor help to decode another are left
-    out, unless something cannot be decoded: then all are tried, so that the last good one stays on screen."""
-    for wanted_ticks in (shown.wanted_ticks(wanted), None):
-        with _open(medium) as container:
-            reader = _StreamReader(container, _best_picture_stream(container), limit)
-            reader.wanted_ticks = wanted_ticks
-            chosen = list(_on_screen(reader, wanted))
-            if wanted_ticks is not None and (reader.errors or len(chosen) < len(wanted)):
-                continue
-            reader.close(clip, found=bool(chosen))
-        return chosen
+    clip: Clip,
+    medium: Path | EmbeddedMedia,
+    wanted: list[Fraction],
+    order: list[int],
+    limit: float,
+    wanted_ticks: set[int] | None,
+) -> bool:
+    """What is on screen at the ascending times, each frame at its place in `order`, and whether that is all there is.
+
+    Frames that neither are wanted nor help to decode another are left out, unless something cannot be decoded: then
+    all must be tried, with no `wanted_ticks`, so that the last good one stays on screen.
+    """
+    clip.frames = clip.frame_times_seconds = None
+    with _open(medium) as container:
+        stream = _best_picture_stream(container)
+        _prepare_decoder(clip.path, stream)
+        reader = _StreamReader(container, stream, limit)
+        reader.wanted_ticks = wanted_ticks
+        count = 0
+        for place, (time, image) in zip(order, _on_screen(reader, wanted), strict=False):
+            if clip.frames is None:
+                clip.frames = np.empty((len(wanted), *image.shape), np.uint8)
+                clip.frame_times_seconds = np.empty(len(wanted))
+            clip.frames[place], clip.frame_times_seconds[place] = image, float(time)
+            count += 1
+        if wanted_ticks is not None and (reader.errors or count < len(wanted)):
+            return False
+        reader.close(clip, found=count > 0)
+    return True
 
 
 @dataclass
@@ -500,7 +611,7 @@ def _shown_packets(clip: Clip, medium: Path | EmbeddedMedia, limit: float) -> _S
         stream = _best_picture_stream(container)
         if stream is None:
             return None
-        _require_decoder(clip.path, stream)
+        _prepare_decoder(clip.path, stream)
         reader = _StreamReader(container, stream, limit)
         can_skip = stream.codec_context.name == "h264"
         shown = []
