@@ -73,9 +73,10 @@ BOTH_KD = Row(
     "em_clip_ktd.weight",
     follows={"em_ktd.weight": EM_KTD_KD.name, "kd.weight": KD.name},
 )
+SPKD_KD = _with_kd("SPKD", "spkd", paper="55.6 / 56.1 / 96.6")
 PUBLISHED = (
     _with_kd("AT", "at", paper="56.6 / 56.9 / 96.8"),
-    _with_kd("SPKD", "spkd", paper="55.6 / 56.1 / 96.6"),
+    SPKD_KD,
     _with_kd("MTST", "mtst", paper="57.6 / 58.5 / 97.0"),
     _with_kd("VkD", "vkd"),
 )
@@ -146,11 +147,12 @@ CROSS_MODAL = (
     *_group("sound only", CROSS_MODAL_ROWS, modality="audio", options=("--student_modalities", "audio")),
     *_group("picture only", CROSS_MODAL_ROWS, modality="visual", options=("--student_modalities", "visual")),
 )
+INIT_ROWS = (LABELS, KD, SPKD_KD, EM_KTD_KD, BOTH_KD)
 # each compared with the same row from scratch
 INHERITED = tuple(
     replace(row, reference=scratch.name)
     for row, scratch in zip(
-        _group("inherited", HEADLINE, options=("--student_init", "inherit")), HEADLINE, strict=True
+        _group("inherited", INIT_ROWS, options=("--student_init", "inherit")), INIT_ROWS, strict=True
     )
 )
 
@@ -181,7 +183,7 @@ SUITES: dict[str, dict[str, tuple[Row, ...]]] = {
         "window": WINDOWS,
         "same_size": SAME_SIZE,
         "cross_modal": CROSS_MODAL,
-        "init": (*HEADLINE, *INHERITED),
+        "init": (*INIT_ROWS, *INHERITED),
     },
     MASKS: {
         "paper": (MASK_LABELS, KD, MTST, KTD, EM_KTD, *PUBLISHED, EM_KD, KTD_KD, EM_KTD_KD, *OURS),
