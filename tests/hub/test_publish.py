@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import torch
 from huggingface_hub import ModelCard, close_session, constants
 from transformers import AutoModel, AutoProcessor
 
+from hf_emktd import whole_files
 from hf_emktd.hub import DistillationSummary, PublishError, push_to_hub, save_for_hub
 from hub_server import READ_TOKEN, WRITE_TOKEN
 
@@ -111,7 +114,7 @@ def test_a_failed_save_changes_nothing(student, model, summary):
     assert [path.name for path in student.parent.iterdir()] == ["student"]
 
 
-def test_a_killed_save_leaves_no_half_directory(student, tmp_path):
+def test_a_killed_save_leaves_no_half_directory(student, model, processor, summary):
     before = files(student)
     code = """
 import os, signal, sys
@@ -125,7 +128,39 @@ model = CavMaeForAudioVisualClassification.from_pretrained(sys.argv[1])
 save_for_hub(model, Killed(), sys.argv[1], DistillationSummary.load(sys.argv[1]))
 """
     assert python(code, student).returncode == -signal.SIGKILL
+    left = [path for path in student.iterdir() if path.name.startswith(".")]
+    assert len(left) == 1 and {name: content for name, content in files(student).items() if name[0] != "."} == before
+    save_for_hub(model, processor, student, summary)
     assert files(student) == before
+
+
+def test_a_save_that_is_killed_while_it_moves_is_never_a_mixture(student, model, processor, summary, monkeypatch):
+    class Killed(Exception):
+        """At the place of the SIGKILL."""
+
+    rename = os.replace
+
+    def kill_at(count):
+        def replace(source, target):
+            nonlocal count
+            count -= Path(target).parent == student
+            if count < 0:
+                raise Killed
+            rename(source, target)
+
+        return replace
+
+    other = copy.deepcopy(model)
+    torch.nn.init.ones_(other.classifier.dense.weight)
+    for moved in range(len(files(student))):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(whole_files.os, "replace", kill_at(moved))
+            save_for_hub(other, processor, student, summary)
+        assert not (student / "config.json").exists()
+        with pytest.raises(ValueError, match=r"config\.json"):
+            AutoModel.from_pretrained(student)
+    save_for_hub(other, processor, student, summary)
+    assert (AutoModel.from_pretrained(student).classifier.dense.weight == 1).all()
 
 
 def test_a_file_in_the_way_is_refused(model, processor, summary, tmp_path):

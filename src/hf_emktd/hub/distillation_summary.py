@@ -15,6 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..metrics.complexity import count_macs, count_parameters
+from ..whole_files import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -308,14 +309,6 @@ def hub_id_of(name_or_path: str) -> str | None:
 def environment_versions() -> dict[str, str]:
     """Versions of Python and of the packages a result depends on."""
     return {"python": platform.python_version(), **{package: metadata.version(package) for package in _PACKAGES}}
-
-
-def write_whole(path: Path, text: str) -> Path:
-    """Writes a text file so that a reader, or a killed process, never sees half of it."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
-    return path
 
 
 def _visual_parameters(model: PreTrainedModel) -> int | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,19 +10,20 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.utils import HfHubHTTPError, httpx
 from peft import PeftModel
 
+from ..whole_files import written_whole
 from .model_card import write_card
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from transformers import PreTrainedModel, ProcessorMixin
 
     from .distillation_summary import DistillationSummary
 
 # What a training run leaves beside the model: checkpoints with optimiser states, logs, pickles, and reports that name
-# folders of the machine it ran on.
-_NOT_PUSHED = ["checkpoint-*", "runs/*", "*.bin", "*.pt", "*.pth"]
+# folders of the machine it ran on; and what a killed process left under hidden names.
+_NOT_PUSHED = ["checkpoint-*", "runs/*", "*.bin", "*.pt", "*.pth", ".*", "*/.*"]
 _NOT_PUSHED += ["results.json", "evaluation.json", "clips.json", "trainer_state.json"]
+# an older save in more, or fewer, shards, or an adapter, would be loaded in place of a new one
+_WEIGHTS = ("model*.safetensors*", "adapter_*")
 
 
 class PublishError(RuntimeError):
@@ -39,8 +38,9 @@ def save_for_hub(
 ) -> Path:
     """Saves model, processor, card and `distillation.json` into `directory`.
 
-    All is written into a hidden directory beside it first and then moved, so a save that is killed leaves `directory`
-    as it was. Other files in it, such as checkpoints, stay. In distributed training call it on the main process only.
+    All is written into a hidden directory beside it first and then moved: a save that is killed while it writes leaves
+    `directory` as it was, one that is killed while it moves leaves it without a `config.json`, so that nobody loads a
+    mixture. Other files in it, such as checkpoints, stay. In distributed training call it on the main process only.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`):
@@ -58,7 +58,7 @@ def save_for_hub(
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"{directory} is a file; a model is saved as a directory. Choose another name.")
-    with _written_whole(directory) as unfinished:
+    with written_whole(directory, _WEIGHTS) as unfinished:
         model.save_pretrained(unfinished)
         if isinstance(model, PeftModel):
             model.config.save_pretrained(unfinished)  # the classes that the adapter was trained for
@@ -160,31 +160,3 @@ def _way_out(error: Exception, repo_id: str) -> str:
     if status == 404:
         return "Check the name and the revision, and that the token may see the repository."
     return "Nothing local was lost: push again later; files that arrived are not sent twice."
-
-
-@contextmanager
-def _written_whole(directory: Path) -> Iterator[Path]:
-    """A hidden directory beside `directory`, whose files replace those of `directory` if the block ends well."""
-    unfinished = directory.with_name(f".{directory.name}.saving-{os.getpid()}")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    try:
-        yield unfinished
-        if not directory.exists():
-            unfinished.rename(directory)
-        else:
-            _replace_files(unfinished, directory)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _replace_files(source: Path, target: Path) -> None:
-    files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
-    for file in files:
-        (target / file).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source / file, target / file)
-    # an older save in more, or fewer, shards, or an adapter, would be loaded in place of this one
-    for old in [*target.glob("model*.safetensors*"), *target.glob("adapter_*")]:
-        if old.relative_to(target) not in files:
-            old.unlink()
