@@ -1,6 +1,12 @@
 """Small audio-visual students from large teachers: entropy-monitored kernelized token distillation."""
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoProcessor
+from . import torch_pair  # noqa: F401
+
+# isort: split
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
+
+# from its own file: as a name of transformers 5.17 it demands torchvision, which Pillow processors do not need
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .lazy_pipeline import LazyPipeline

@@ -6,7 +6,8 @@ import pytest
 import torch
 from avsegformer_formulas import formula_mask
 from PIL import Image
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor
+from transformers import AutoFeatureExtractor, AutoProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from formulas import formula_picture, formula_waveform
 from hf_emktd import (

@@ -23,7 +23,8 @@ class Without(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Without())
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 folder = sys.argv[1]
 """

@@ -6,7 +6,8 @@ import pytest
 import torch
 from cav_mae_formulas import formula_picture, formula_waveform
 from PIL import Image
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor
+from transformers import AutoFeatureExtractor, AutoProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_emktd import CavMaeConfig, CavMaeFeatureExtractor, CavMaeImageProcessor, CavMaeProcessor
 from hf_emktd.data.media import MediaError, write_clip
