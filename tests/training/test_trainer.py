@@ -37,7 +37,7 @@ from hf_emktd.training import (
     build_objectives,
     task_loss,
 )
-from hf_emktd.training.trainer import last_checkpoint
+from hf_emktd.training.resuming import last_checkpoint
 
 ALL_VIEWS = AugmentationArguments()  # the whole official recipe, mixup included
 

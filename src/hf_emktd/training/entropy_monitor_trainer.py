@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from ..data.collators import AudioVisualCollator
 from ..distillation.entropy_monitor import SEGMENTATION, EntropyMonitor, EntropyMonitorConfig
 from ..distillation.teacher import LiveTeacher, fingerprint
 from ..distillation.token_distillation import token_grids
+from ..whole_files import written_whole
 from .clip_data import TEST, TRAIN, VALIDATION, ClipData
 from .monitor_statistics import clip_statistics, entropy_statistics, mask_statistics
 from .prepare import prepare_frozen
+from .resuming import ResumableTrainer
 
 
 @dataclass
@@ -74,7 +78,7 @@ class EntropyMonitorArguments(TrainingArguments):
         return cls(output_dir=output_dir, **{name: getattr(args, name) for name in names})
 
 
-class EntropyMonitorTrainer(Trainer):
+class EntropyMonitorTrainer(ResumableTrainer):
     """
     Trainer of an [`EntropyMonitor`] on the tokens of a frozen teacher.
 
@@ -258,6 +262,12 @@ def train_monitor(
         eval_dataset=data.plain_views(VALIDATION if VALIDATION in data.features else TEST),
         data_collator=AudioVisualCollator(),
     )
-    trainer.train()
-    trainer.save_model()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    _save_whole(trainer)
     return trainer.accelerator.unwrap_model(trainer.model)
+
+
+def _save_whole(trainer: EntropyMonitorTrainer) -> None:
+    folder = trainer.args.output_dir
+    with written_whole(Path(folder)) if trainer.args.should_save else nullcontext(folder) as unfinished:
+        trainer.save_model(str(unfinished))

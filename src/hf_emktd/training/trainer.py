@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import ModelOutput
 
 from ..data.augmentation import balanced_sample_weights
@@ -39,6 +37,7 @@ from .objective_state import (
 )
 from .objectives import AUTO
 from .prepare import prepare_frozen
+from .resuming import ResumableTrainer
 from .streamed_views import StreamedViews, streamed_loader
 from .tasks import task_of_config
 from .views import ClipSampler, ClipViews
@@ -46,15 +45,7 @@ from .views import ClipSampler, ClipViews
 MODEL_INPUTS = ("input_values", "pixel_values")
 
 
-def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest checkpoint of a run that was saved to its end, `None` before its first."""
-    # trainer_state.json is the last file written: without it the run was killed while saving
-    states = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*/{TRAINER_STATE_NAME}")
-    steps = {int(state.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")): state.parent for state in states}
-    return str(steps[max(steps)]) if steps else None
-
-
-class AudioVisualTrainer(Trainer):
+class AudioVisualTrainer(ResumableTrainer):
     """
     Supervised training of an audio-visual model, with CAV-MAE's balanced sampling and steps on one modality only, and
     AVSegFormer's frozen encoders. The loss on the labels is that of the model's task ([`~training.tasks.Task`]).
@@ -109,9 +100,7 @@ class AudioVisualTrainer(Trainer):
             self.add_callback(FreezeParts(model, args.freeze_epochs))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
-        """As [`Trainer.train`]; `resume_from_checkpoint="last"` takes the newest checkpoint if there is one."""
-        if resume_from_checkpoint == "last":
-            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        """As [`ResumableTrainer.train`]."""
         self.loss_log.reset()
         with fork_without_garbage():  # the workers of the data loader
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)

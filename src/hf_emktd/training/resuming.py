@@ -1,0 +1,171 @@
+"""Training that can be ended at any moment and goes on: whole checkpoints, in an order that no clock can turn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import distributed, nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput, rotate_checkpoints
+
+from .interruption import CheckpointError, Deferred, Interrupted, signals_deferred
+
+LAST = "last"
+
+
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest checkpoint of a run that was saved to its end, `None` before its first."""
+    whole = [folder for folder in _checkpoints(output_dir) if is_whole(folder)]
+    return str(max(whole, key=_step_of)) if whole else None
+
+
+def is_whole(checkpoint: str | Path) -> bool:
+    """Whether a checkpoint was saved to its end: the Trainer's state is the last file that is written."""
+    try:
+        json.loads(Path(checkpoint, TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _checkpoints(output_dir: str | Path) -> list[Path]:
+    return [folder for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step_of(folder) is not None]
+
+
+def _step_of(checkpoint: Path) -> int | None:
+    step = checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+    return int(step) if step.isdecimal() else None
+
+
+class ResumableTrainer(Trainer):
+    """
+    A [`~transformers.Trainer`] of which a kill at any moment costs no more than what came after its last checkpoint.
+
+    SIGTERM and Ctrl-C end training after the step at hand with a checkpoint, on all ranks after the same one, by
+    [`Interrupted`]; with `save_strategy="no"` at once, as ever. Checkpoints are deleted by their step, not by their
+    time, so a clock that was set back costs none.
+
+    Raises:
+        CheckpointError: if `output_dir` cannot be written to, before anything is computed, or a checkpoint cannot.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.stop_on_signal = StopOnSignal()
+        self.add_callback(self.stop_on_signal)
+        if self.args.should_save:
+            _check_writable(self.args.output_dir)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
+        """As [`Trainer.train`]; `resume_from_checkpoint="last"`, or `True`, takes the newest if there is one.
+
+        Raises:
+            CheckpointError: if the checkpoint is none, or was not saved to its end, or a new one cannot be saved.
+            Interrupted: after a signal.
+        """
+        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        if self.args.save_strategy == SaveStrategy.NO:
+            return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+        with signals_deferred() as asked:
+            self.stop_on_signal.asked = asked
+            return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+
+    def _checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
+        if asked in (LAST, True):
+            return last_checkpoint(self.args.output_dir)
+        if asked and not is_whole(asked):
+            newest = last_checkpoint(self.args.output_dir)
+            raise CheckpointError(
+                f"{asked} is no checkpoint that was saved to its end; the newest such in {self.args.output_dir} is "
+                f"{newest}."
+            )
+        return asked or None
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run = Path(self._get_output_dir(trial=trial))
+        checkpoint = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        # the Trainer deletes by time of change
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            if self.args.should_save:
+                _remove_unfinished(run)
+                Path(checkpoint, TRAINER_STATE_NAME).unlink(missing_ok=True)
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            raise CheckpointError(
+                f"{checkpoint} could not be saved ({error}); the newest whole checkpoint is {last_checkpoint(run)}. "
+                "Free space there."
+            ) from error
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate_checkpoints(str(run), limit, self.state.best_model_checkpoint)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The last that every rank writes: what makes the checkpoint whole is written after all of them."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+
+class StopOnSignal(TrainerCallback):
+    """
+    Ends training with a checkpoint once a signal was asked for on any rank.
+
+    Attributes:
+        asked: of [`signals_deferred`].
+    """
+
+    def __init__(self) -> None:
+        self.asked = Deferred()
+        self.signum = 0
+        self.is_saving = False
+        self.group: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self.signum, self.is_saving = 0, False
+        # on the CPU: to ask an accelerator in every step would wait for it
+        self.group = distributed.new_group(backend="gloo") if args.world_size > 1 else None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self.signum = self._of_all_ranks()
+        # what belongs to the end of an epoch, such as an evaluation, is still done there
+        if self.signum and not float(state.epoch).is_integer():
+            control.should_save = self.is_saving = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if self.signum:
+            control.should_save = self.is_saving = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if self.is_saving:
+            raise Interrupted(self.signum, f"Step {state.global_step} of {state.max_steps} is saved.")
+
+    def _of_all_ranks(self) -> int:
+        signum = torch.tensor(int(self.asked.signum))
+        if self.group is not None:
+            distributed.all_reduce(signum, distributed.ReduceOp.MAX, group=self.group)
+        return int(signum)
+
+
+def _check_writable(folder: str) -> None:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written to ({error}): name another folder.") from error
+
+
+def _remove_unfinished(run: Path) -> None:
+    """What killed processes were saving: it would count as the newest checkpoint when old ones are deleted."""
+    for checkpoint in _checkpoints(run):
+        if not is_whole(checkpoint):
+            shutil.rmtree(checkpoint, ignore_errors=True)

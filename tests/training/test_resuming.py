@@ -1,0 +1,95 @@
+"""Checkpoints of runs that are ended, and what a disk or a clock may do to them. Kills: tests/torture/test_kills.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from tiny_runs import OFF, make_features, make_trainer, make_views, weights
+from transformers import TrainerCallback
+
+from hf_emktd.training.interruption import CheckpointError, Interrupted
+from hf_emktd.training.resuming import last_checkpoint
+
+
+class SignalAt(TrainerCallback):
+    def __init__(self, step, signum=signal.SIGTERM):
+        self.step, self.signum = step, signum
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step - 1:
+            os.kill(os.getpid(), self.signum)
+
+
+def run(folder, **options):
+    """Three epochs of three steps."""
+    defaults = {"optim": "adamw_torch", "max_steps": -1, "num_train_epochs": 3, "per_device_train_batch_size": 4}
+    defaults |= {"save_strategy": "epoch", "save_total_limit": 1}
+    return make_trainer(folder, views=make_views(make_features(count=12), OFF), **(defaults | options))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [2, 3], ids=["inside an epoch", "at its end"])
+def test_a_signal_saves_after_the_step_and_the_run_goes_on(tmp_path, step, signum):
+    straight = run(tmp_path / "straight", eval_strategy="epoch")
+    straight.train()
+    ended = run(tmp_path / "ended", eval_strategy="epoch")
+    ended.add_callback(SignalAt(step, signum))
+    handlers = [signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(Interrupted, match=f"Step {step} of 9 is saved") as interruption:
+        ended.train()
+    assert interruption.value.signum == signum
+    assert [signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert last_checkpoint(tmp_path / "ended") == str(tmp_path / "ended" / f"checkpoint-{step}")
+    resumed = run(tmp_path / "ended", eval_strategy="epoch")
+    resumed.train(resume_from_checkpoint="last")
+    assert all((weights(resumed.model)[name] == tensor).all() for name, tensor in weights(straight.model).items())
+    evaluated = [
+        [line["step"] for line in trainer.state.log_history if "eval_loss" in line] for trainer in (straight, resumed)
+    ]
+    assert evaluated == [[3, 6, 9]] * 2
+
+
+def test_without_checkpoints_a_signal_ends_at_once(tmp_path):
+    trainer = run(tmp_path, save_strategy="no")
+    trainer.add_callback(SignalAt(2, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_state_that_was_written_by_half_is_no_checkpoint(tmp_path):
+    run(tmp_path, save_total_limit=None).train()
+    state = tmp_path / "checkpoint-9" / "trainer_state.json"
+    state.write_text(state.read_text()[:-3])
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-6")
+    with pytest.raises(CheckpointError, match=r"saved to its end; the newest such .*checkpoint-6"):
+        run(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+    resumed = run(tmp_path)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 9 and last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+
+
+@pytest.mark.parametrize("hours", [24, -24])
+def test_a_clock_that_is_turned_costs_no_checkpoint(tmp_path, hours):
+    run(tmp_path, num_train_epochs=1).train()
+    then = time.time() + 3600 * hours
+    for path in (tmp_path / "checkpoint-3", *(tmp_path / "checkpoint-3").iterdir()):
+        os.utime(path, (then, then))
+    run(tmp_path).train(resume_from_checkpoint="last")
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-9"]
+
+
+def test_what_a_killed_process_was_saving_is_not_kept_for_the_newest(tmp_path):
+    (tmp_path / "checkpoint-500").mkdir()
+    (tmp_path / "checkpoint-500" / "model.safetensors").write_bytes(b"half")
+    run(tmp_path).train(resume_from_checkpoint="last")
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-9"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises((CheckpointError, FileExistsError)):
+        run(tmp_path / "file")
