@@ -14,17 +14,21 @@ import av
 import numpy as np
 
 from .media import (
+    LONGEST_HOLE_SECONDS,
     READ_ERRORS,
     Clip,
     EmbeddedMedia,
     MediaError,
     PathLike,
+    _as_media_error,
     _best_picture_stream,
     _checked,
+    _header_duration,
     _on_screen,
     _one_channel,
     _open,
     _prepare_decoder,
+    _presentation_ticks,
     _resampled,
     _StreamReader,
     _without_holes,
@@ -33,6 +37,8 @@ from .media import (
 
 # What an encoder's padding adds to a file is no window of its own.
 SHORTEST_REST_SECONDS = 0.1
+# Less than the slowest speech codec takes: a header that states a longer time is damaged.
+FEWEST_BYTES_PER_SECOND = 100
 
 
 def window_starts(duration: float, window_seconds: float, stride_seconds: float | None = None) -> list[float]:
@@ -63,16 +69,19 @@ def window_starts(duration: float, window_seconds: float, stride_seconds: float 
 
 def read_duration(path: PathLike | EmbeddedMedia) -> float:
     """
-    Seconds that a file lasts: as its header states, or else as its packets do.
+    Seconds that a file lasts: as its header states, or as its packets do where the header states nothing or more than
+    an hour at less than 100 bytes a second. Time stamps that jump ahead by more than an hour are not believed.
 
     Raises:
         [`MediaError`]: The file is missing or broken.
     """
     medium, path = _medium(path)
     with _read_errors_of(path), _open(medium) as container:
-        if not container.streams:
-            raise MediaError(path, "holds no streams")
-        return _end_of_packets(container) if container.duration is None else container.duration / av.time_base
+        stated = _header_duration(container, path)
+        size = len(medium.content) if isinstance(medium, EmbeddedMedia) else medium.stat().st_size
+        if stated is not None and stated <= max(LONGEST_HOLE_SECONDS, size / FEWEST_BYTES_PER_SECOND):
+            return stated
+        return _end_of_packets(container)
 
 
 def read_windows(
@@ -148,17 +157,22 @@ def _read_errors_of(path: Path) -> Iterator[None]:
     except MediaError:
         raise
     except READ_ERRORS as error:
-        raise MediaError(path, f"cannot be read ({type(error).__name__}: {error})") from error
+        raise _as_media_error(path, error) from error
 
 
 def _end_of_packets(container: av.container.InputContainer) -> float:
     origin = Fraction(container.start_time or 0, av.time_base)
-    ends = (
-        ((packet.dts if packet.pts is None else packet.pts) + (packet.duration or 0)) * packet.time_base - origin
-        for packet in container.demux()
-        if packet.size and (packet.pts is not None or packet.dts is not None)
-    )
-    return float(max(ends, default=0))
+    longest = Fraction(LONGEST_HOLE_SECONDS)
+    ends: dict[int, Fraction] = {}
+    for packet in container.demux():
+        timestamp = _presentation_ticks(packet)
+        if not packet.size or timestamp is None:
+            continue
+        start, before = timestamp * packet.time_base - origin, ends.get(packet.stream_index, Fraction(0))
+        if start - before <= longest:
+            lasts = min((packet.duration or 0) * packet.time_base, longest)
+            ends[packet.stream_index] = max(before, start + lasts)
+    return float(max(ends.values(), default=0))
 
 
 class _Sound:

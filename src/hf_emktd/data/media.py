@@ -289,7 +289,8 @@ def _open(medium: Path | EmbeddedMedia) -> av.container.InputContainer:
         return av.open(file, metadata_errors="ignore", options={"format_whitelist": CONTAINERS})
     except av.error.ArgumentError as error:
         path = Path(medium.name) if isinstance(medium, EmbeddedMedia) else medium
-        raise MediaError(path, f"is in no container that is read here ({CONTAINERS}), or damaged") from error
+        reason = "is in no container that is read here, or damaged; playlists and scripts are not followed"
+        raise MediaError(path, reason) from error
 
 
 def _header_duration(container: av.container.InputContainer, path: Path) -> float | None:
