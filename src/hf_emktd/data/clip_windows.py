@@ -23,6 +23,7 @@ from .media import (
     _as_media_error,
     _best_picture_stream,
     _checked,
+    _demuxed,
     _header_duration,
     _on_screen,
     _one_channel,
@@ -164,7 +165,7 @@ def _end_of_packets(container: av.container.InputContainer) -> float:
     origin = Fraction(container.start_time or 0, av.time_base)
     longest = Fraction(LONGEST_HOLE_SECONDS)
     ends: dict[int, Fraction] = {}
-    for packet in container.demux():
+    for packet in _demuxed(container):
         timestamp = _presentation_ticks(packet)
         if not packet.size or timestamp is None:
             continue

@@ -8,6 +8,7 @@ import stat
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
@@ -305,6 +306,13 @@ def _best_picture_stream(container: av.container.InputContainer) -> av.VideoStre
     return best if best in pictures else next(iter(pictures), None)
 
 
+def _demuxed(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
+    # Of streams that only appear on the way, as in MPEG-TS, PyAV knows nothing: it ends with an error behind the last
+    # packet.
+    with suppress(IndexError):
+        yield from container.demux(*streams)
+
+
 class _StreamReader:
     """Packets and decoded frames of one stream up to `limit` seconds; counts what cannot be decoded.
 
@@ -342,7 +350,7 @@ class _StreamReader:
         return (seconds + self.origin) / self.time_base
 
     def packets(self) -> Iterator[av.Packet]:
-        packets = self.container.demux(self.stream)
+        packets = _demuxed(self.container, self.stream)
         while True:
             try:
                 packet = next(packets)
@@ -674,7 +682,7 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
-    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5]
+    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
     if max(abs(a), abs(d)) < max(abs(b), abs(c)):
         image, a, d = image.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
