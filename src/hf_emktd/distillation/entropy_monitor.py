@@ -1,5 +1,6 @@
 """The entropy monitor: one probe per branch of a frozen teacher, and the branch weights made from its entropies."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from .token_distillation import BRANCHES, Grid
 
 CLASSIFICATION, SEGMENTATION = TASKS = ("audio-visual-classification", "audio-visual-segmentation")
 REGIONS = ("frame", "foreground")
+# What no monitor is: a file that says so would have terabytes allocated.
+MAX_PARAMETERS, MAX_LABELS, MAX_LAYERS = 10**10, 10**6, 2**10
 
 
 @strict
@@ -66,6 +69,8 @@ class EntropyMonitorConfig(PreTrainedConfig):
     statistics: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs):
+        if (kwargs.get("num_labels") or 0) > MAX_LABELS:
+            raise ValueError(f"num_labels must be at most {MAX_LABELS:,} but is {kwargs['num_labels']:,}.")
         if self.branch_widths is None:
             self.branch_widths = dict.fromkeys(BRANCHES, 768)
         if self.branch_grids is not None:  # JSON has no tuples
@@ -86,14 +91,27 @@ class EntropyMonitorConfig(PreTrainedConfig):
             raise ValueError(f"branch_widths names {list(self.branch_widths)}; known branches are {list(BRANCHES)}.")
         if min(self.branch_widths.values()) < 1:
             raise ValueError(f"branch_widths must be positive, got {self.branch_widths}.")
-        if self.hidden_layers < 0:
-            raise ValueError(f"hidden_layers must be 0 (linear probe) or more, got {self.hidden_layers}.")
+        if not 0 <= self.hidden_layers <= MAX_LAYERS:
+            raise ValueError(
+                f"hidden_layers must be 0 (linear probe) or more, at most {MAX_LAYERS:,}, got {self.hidden_layers}."
+            )
         if self.task not in TASKS:
             raise ValueError(f"unknown task {self.task!r}; known are {', '.join(TASKS)}.")
         if self.entropy_over not in REGIONS:
             raise ValueError(f"unknown entropy_over {self.entropy_over!r}; known are {', '.join(REGIONS)}.")
         if self.task == SEGMENTATION:
             self._validate_grids()
+        self._validate_extent()
+
+    def _validate_extent(self):
+        answers = math.prod(self.mask_grid) if self.task == SEGMENTATION else self.num_labels
+        widths = self.branch_widths.values()
+        parameters = sum(width * (self.hidden_layers * width + answers) for width in widths)
+        if parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"branch_widths {self.branch_widths}, {self.hidden_layers} hidden layers and {answers:,} answers make "
+                f"about {parameters:.1e} parameters; more than {MAX_PARAMETERS:.0e} are refused. Check config.json."
+            )
 
     def _validate_grids(self):
         grids = self.branch_grids or {}

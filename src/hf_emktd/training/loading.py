@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from huggingface_hub.errors import StrictDataclassError
+from peft import LoraConfig, PeftConfig, PeftModel
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
-from transformers.utils import find_adapter_config_file, logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, find_adapter_config_file, logging
 
 from .. import models  # noqa: F401  registers the Auto classes
-from ..distillation.entropy_monitor import EntropyMonitor
+from ..distillation.entropy_monitor import TASKS, EntropyMonitor
 from .lora import merge_adapters
 
 MONITOR_FOLDER = "entropy_monitor"
+# What the libraries below raise for files that are damaged, or were edited.
+LOAD_ERRORS = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+LOAD_ERRORS += (SafetensorError, StrictDataclassError)
+# Weights are safetensors, and no code that comes with them is run.
+SAFELY = {"use_safetensors": True, "trust_remote_code": False}
 
 
 def load_model(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -28,28 +37,83 @@ def load_model(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, Proc
         options: those of [`~transformers.PreTrainedModel.from_pretrained`] for the model.
 
     Raises:
-        ValueError: if there is neither a directory nor a Hub model of that name, or it has no processor.
+        ValueError: if there is neither a directory nor a Hub model of that name, it has no processor, its weights are
+            no safetensors, do not fit its config or are not finite, or it needs code of its own.
     """
     try:
-        load = _load_adapted if find_adapter_config_file(name_or_path) else AutoModel.from_pretrained
-        return load(name_or_path, **options), AutoProcessor.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
+        load = _load_adapted if find_adapter_config_file(name_or_path) else _load_whole
+        return load(name_or_path, **options), AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
+    except LOAD_ERRORS as error:
         raise ValueError(
             f"{name_or_path!r} is no model this library can load: expected a directory with config.json, "
-            f"model.safetensors and the processor's files, or the id of such a model on the Hub. ({error})"
+            f"model.safetensors and the processor's files, or the id of such a model on the Hub. ({_one_line(error)})"
         ) from error
+
+
+def _load_whole(name_or_path: str, **options: Any) -> PreTrainedModel:
+    _check_index(Path(name_or_path, SAFE_WEIGHTS_INDEX_NAME))
+    model = _load_checked(AutoModel, name_or_path, **options)
+    if getattr(model.config, "task", None) not in TASKS:
+        raise ValueError(f"a {type(model).__name__} is no model for {' or '.join(TASKS)}")
+    return model
+
+
+def _load_checked(
+    kind: type, name_or_path: str | Path, ignore_mismatched_sizes: bool = False, **options: Any
+) -> PreTrainedModel:
+    """`kind.from_pretrained`, without tensors that transformers would make up."""
+    with _no_load_report():
+        model, loading = kind.from_pretrained(
+            name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **SAFELY, **options
+        )
+    if not ignore_mismatched_sizes:
+        _check_complete(loading)
+    check_finite(model)
+    return model
+
+
+def _check_complete(loading: dict[str, Any]) -> None:
+    mismatched = [f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in loading["mismatched_keys"]]
+    missing = sorted(loading["missing_keys"] - {name for name, *_ in loading["mismatched_keys"]})
+    for fault, names in (("are of another shape than its config says", mismatched), ("are missing", missing)):
+        if names:
+            raise ValueError(f"{len(names)} tensors {fault}: {', '.join(sorted(names)[:3])}")
+
+
+def _check_index(path: Path) -> None:
+    """Raises `ValueError` if the index of a directory's weights names files elsewhere."""
+    names = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values() if path.is_file() else ()
+    outside = sorted({name for name in names if Path(name).name != name})
+    if outside:
+        raise ValueError(f"{path.name} names files outside of the directory: {', '.join(outside[:3])}")
+
+
+def check_finite(model: PreTrainedModel) -> None:
+    """Raises `ValueError` naming tensors with NaN or infinity, of which no answer could be taken."""
+    broken = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(f"{len(broken)} of its tensors hold NaN or infinity: {', '.join(broken[:3])}")
+
+
+def _one_line(error: Exception) -> str:
+    """The beginning: errors of the libraries below go on with listings and advice for their own callers."""
+    return textwrap.shorten(str(error), 400, placeholder=" ...") or type(error).__name__
 
 
 def _load_adapted(name_or_path: str, config: PreTrainedConfig | None = None, **options: Any) -> PreTrainedModel:
     """Base and adapter in one; the adapter's folder has the config, with the classes it was trained for."""
     own = AutoConfig.from_pretrained(name_or_path)
-    base_name = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
+    adapter = PeftConfig.from_pretrained(name_or_path)
+    if type(adapter) is not LoraConfig or adapter.megatron_config:
+        raise ValueError(f"its adapter is a {adapter.peft_type} with other fields than this library writes")
+    base_name = adapter.base_model_name_or_path
     try:
         with _no_load_report():
             base, _ = load_model(base_name, config=own, ignore_mismatched_sizes=True, dtype=torch.float32)
     except ValueError as error:
         raise ValueError(f"it is an adapter of {base_name!r}, which cannot be loaded: {error}") from error
     model = merge_adapters(PeftModel.from_pretrained(base, name_or_path)).to(options.get("dtype"))
+    check_finite(model)
     if config is not None:
         model = type(model).from_pretrained(None, config=config, state_dict=model.state_dict(), **options)
     model.config.name_or_path = model.name_or_path = str(name_or_path)
@@ -58,7 +122,7 @@ def _load_adapted(name_or_path: str, config: PreTrainedConfig | None = None, **o
 
 @contextmanager
 def _no_load_report() -> Iterator[None]:
-    """Hides that the base has another head: the adapter brings its own."""
+    """Hides transformers' table of what does not fit: here it is an error, or, of another head, meant so."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -83,13 +147,30 @@ def load_monitor(name_or_path: str | Path) -> EntropyMonitor:
 
 
 def find_monitor(*names_or_paths: str | Path) -> EntropyMonitor | None:
-    """The first entropy monitor kept in one of these directories or Hub models; `None` where there is none."""
+    """
+    The first entropy monitor kept in one of these directories or Hub models; `None` where there is none.
+
+    Raises:
+        ValueError: if there is one that cannot be loaded.
+    """
     for name_or_path in names_or_paths:
         if Path(name_or_path, MONITOR_FOLDER, "config.json").is_file():
-            return EntropyMonitor.from_pretrained(Path(name_or_path, MONITOR_FOLDER))
+            return _read_monitor(Path(name_or_path, MONITOR_FOLDER))
         if not Path(name_or_path).exists() and str(name_or_path).count("/") == 1:
             try:
-                return EntropyMonitor.from_pretrained(str(name_or_path), subfolder=MONITOR_FOLDER)
-            except OSError:  # the repository has no such folder, or there is none of that name
+                return _read_monitor(str(name_or_path), subfolder=MONITOR_FOLDER)
+            except FileNotFoundError:  # the repository has no such folder, or there is none of that name
                 continue
     return None
+
+
+def _read_monitor(name_or_path: str | Path, **options: Any) -> EntropyMonitor:
+    try:
+        return _load_checked(EntropyMonitor, name_or_path, **options)
+    except LOAD_ERRORS as error:
+        if isinstance(error, OSError) and options:
+            raise FileNotFoundError(str(error)) from error
+        raise ValueError(
+            f"the entropy monitor in {name_or_path} cannot be loaded: {_one_line(error)}. Train it again with "
+            "scripts/train_monitor.py."
+        ) from error

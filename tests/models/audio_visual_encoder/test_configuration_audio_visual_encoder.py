@@ -114,3 +114,25 @@ def test_presets():
 def test_what_does_not_fit_is_refused(fields, message):
     with pytest.raises((ValueError, StrictDataclassError), match=message):
         make_config(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"audio_config": {"hidden_size": 2**40}},
+        {"audio_config": {"num_hidden_layers": 10**9}},
+        {"audio_config": {"time_stride": 0}},
+        {"audio_config": {"max_length": 10**12}},
+        {"vision_config": {"patch_size": 0}},
+        {"vision_config": {"intermediate_size": 10**12}},
+        {"vision_config": {"model_type": "swin", "depths": [2, 2, 10**9]}},
+        {"vision_config": {"model_type": "pvt_v2", "strides": [4, 2, 2, 0]}},
+        {"fusion_hidden_size": 2**40},
+        {"fusion_depth": 10**9},
+        {"image_size": 10**12},
+        {"num_labels": 10**12},
+    ],
+)
+def test_sizes_that_no_model_has_are_refused(fields):
+    with pytest.raises((StrictDataclassError, ValueError)):
+        AudioVisualEncoderConfig(**fields)

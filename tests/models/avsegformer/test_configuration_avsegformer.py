@@ -76,3 +76,22 @@ def test_saved_and_loaded(tmp_path):
     assert isinstance(loaded, AvSegFormerConfig)
     assert (loaded.id2label, loaded.label2id, loaded.visual_token_stage) == ({0: "loud"}, {"loud": 0}, 3)
     assert loaded.vision_hidden_sizes == [32, 64, 160, 256]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hidden_size": 2**40},
+        {"mask_mlp_size": 2**40},
+        {"audio_hidden_size": 2**40},
+        {"vision_depths": [2, 2, 10**9, 2]},
+        {"vision_mlp_ratios": [float("inf"), 4, 4, 4]},
+        {"image_size": 2**40},
+        {"num_frames": 10**9},
+        {"num_queries": 10**12},
+        {"decoder_layers": 10**9},
+    ],
+)
+def test_sizes_that_no_model_has_are_refused(fields):
+    with pytest.raises(StrictDataclassError):
+        AvSegFormerConfig(**fields)

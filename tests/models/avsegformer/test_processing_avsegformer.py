@@ -109,7 +109,7 @@ class TestFeatureExtractor:
         assert (resampled[0, middle].argmax(axis=1) == original[0, middle].argmax(axis=1)).all()
 
     def test_a_frame_is_needed(self):
-        with pytest.raises(ValueError, match="num_frames must be at least 1 but is 0"):
+        with pytest.raises(ValueError, match="num_frames must be a whole number from 1 to 4,096 but is 0"):
             AvSegFormerFeatureExtractor(num_frames=0)
 
 

@@ -1,5 +1,6 @@
 """Configuration of an audio and a visual encoder of transformers, joined by a small fusion transformer."""
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -10,6 +11,14 @@ VGGSOUND_CLASSES = 309
 MODALITIES = ("audio", "visual")
 DEFAULT_ENCODERS = {"audio_config": "audio-spectrogram-transformer", "vision_config": "vit"}
 HEAD_WIDTH = 64
+# What no model is: a file that says so would have terabytes allocated.
+MAX_PARAMETERS, MAX_LABELS = 10**10, 10**6
+MAX_SIZES = {"image_size": 2**14, "max_length": 2**18, "num_mel_bins": 2**12, "num_channels": 2**4}
+MAX_SIZES |= dict.fromkeys(("num_hidden_layers", "depths", "fusion_depth"), 2**10)
+# Of an encoder; what a kind of encoder does not have is not asked of it.
+SIZES = (*MAX_SIZES, "hidden_size", "num_attention_heads", "patch_size", "embed_dim")
+SIZES += ("hidden_sizes", "patch_sizes", "strides", "num_heads", "intermediate_size", "mlp_ratio", "mlp_ratios")
+SIZES += ("frequency_stride", "time_stride", "window_size", "sr_ratios")
 # What a backbone would return by stage: of no use here, and wrong as soon as another depth is asked for.
 BACKBONE_FIELDS = ("out_features", "out_indices", "_out_features", "_out_indices", "stage_names")
 
@@ -139,8 +148,8 @@ class AudioVisualEncoderConfig(PreTrainedConfig):
             self.fusion_hidden_size = max(_width(self.audio_config), _width(self.vision_config))
         if self.fusion_num_attention_heads is None:
             self.fusion_num_attention_heads = max(1, self.fusion_hidden_size // HEAD_WIDTH)
-        if self.id2label is None:
-            kwargs.setdefault("num_labels", VGGSOUND_CLASSES)
+        if self.id2label is None and (kwargs.setdefault("num_labels", VGGSOUND_CLASSES) or 0) > MAX_LABELS:
+            raise ValueError(f"num_labels must be at most {MAX_LABELS:,} but is {kwargs['num_labels']:,}.")
         super().__post_init__(**kwargs)
         self.label2id = {label: index for index, label in self.id2label.items()}
 
@@ -238,6 +247,7 @@ class AudioVisualEncoderConfig(PreTrainedConfig):
         for name in ("fusion_hidden_size", "fusion_num_attention_heads", "fusion_depth", "image_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1 but is {getattr(self, name)}.")
+        self._validate_extent()
         if self.fusion_hidden_size % self.fusion_num_attention_heads:
             raise ValueError(
                 f"fusion_hidden_size {self.fusion_hidden_size} is not divisible by fusion_num_attention_heads "
@@ -261,6 +271,23 @@ class AudioVisualEncoderConfig(PreTrainedConfig):
                     f"{name}: on which grid the tokens of a {model_type!r} lie cannot be derived; known are "
                     f"{', '.join(types)}. Take one of them, or add its rule to configuration_audio_visual_encoder.py."
                 )
+            _check_sizes(name, getattr(self, name))
+
+    def _validate_extent(self) -> None:
+        for name in ("image_size", "fusion_depth"):
+            if getattr(self, name) > MAX_SIZES[name]:
+                raise ValueError(f"{name} must be at most {MAX_SIZES[name]:,} but is {getattr(self, name):,}.")
+        if not 0 < self.fusion_mlp_ratio < math.inf:
+            raise ValueError(f"fusion_mlp_ratio must be positive and finite but is {self.fusion_mlp_ratio}.")
+        fusion = self.fusion_hidden_size * (
+            self.fusion_depth * self.fusion_hidden_size * (4 + 2 * self.fusion_mlp_ratio) + self.num_labels
+        )
+        parameters = fusion + _rough_parameters(self.audio_config) + _rough_parameters(self.vision_config)
+        if parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"the widths and depths of the encoders and of their fusion make about {parameters:.1e} parameters; "
+                f"more than {MAX_PARAMETERS:.0e} are refused. Check config.json."
+            )
 
 
 def _encoder_config(name: str, config: Any) -> PreTrainedConfig:
@@ -273,6 +300,22 @@ def _encoder_config(name: str, config: Any) -> PreTrainedConfig:
 def _width(config: PreTrainedConfig) -> int:
     """Of the last tokens; of encoders with stages the last stage's."""
     return config.hidden_sizes[-1] if config.model_type == "pvt_v2" else config.hidden_size
+
+
+def _check_sizes(name: str, config: PreTrainedConfig) -> None:
+    for size in SIZES:
+        value, largest = getattr(config, size, None), MAX_SIZES.get(size, math.inf)
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if number is not None and not (0 < number <= largest and number < math.inf):
+                raise ValueError(f"{name}: {size} must be positive and at most {largest:,}, got {value}.")
+
+
+def _rough_parameters(config: PreTrainedConfig) -> float:
+    """Of the layers of an encoder, as if all were as wide as the last."""
+    width = _width(config)
+    depth = sum(config.depths) if hasattr(config, "depths") else config.num_hidden_layers
+    ratio = max(getattr(config, "mlp_ratios", [getattr(config, "mlp_ratio", 0)]))
+    return depth * width * (4 * width + 2 * (getattr(config, "intermediate_size", None) or ratio * width))
 
 
 def _square(size: int | list[int] | tuple[int, int]) -> int:

@@ -1,5 +1,6 @@
 """Configuration of AVSegFormer, sound-guided segmentation with a PVTv2 picture encoder and a VGGish sound encoder."""
 
+import math
 from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
@@ -25,6 +26,11 @@ MEL_BANDS = 64
 COARSEST_STRIDE = 32
 # Where the sound encoder pools: after these of its six convolutions.
 POOLED_CONVOLUTIONS = (0, 1, 3, 5)
+
+# What no model is: a file that says so would have terabytes allocated. The published one has 1.9e8 parameters.
+MAX_PARAMETERS = 10**10
+MAX_SIZES = {"image_size": 2**14, "num_frames": 2**12, "num_queries": 2**16, "num_points": 2**8}
+MAX_SIZES |= dict.fromkeys(("encoder_layers", "decoder_layers", "query_layers", "vision_depths"), 2**10)
 
 Sizes = list[int] | tuple[int, ...]
 
@@ -239,6 +245,7 @@ class AvSegFormerConfig(PreTrainedConfig):
         """Part of `@strict`: called after construction, raises if the sizes do not fit together."""
         self._validate_lists()
         self._validate_ranges()
+        self._validate_extent()
         for name in ("num_attention_heads", "norm_groups"):
             self._validate_division("hidden_size", self.hidden_size, name, getattr(self, name))
         if self.hidden_size % 8:
@@ -259,7 +266,7 @@ class AvSegFormerConfig(PreTrainedConfig):
         vision = ("hidden_sizes", "depths", "num_attention_heads", "mlp_ratios", "sr_ratios")
         for name, length in {**{f"vision_{part}": 4 for part in vision}, "audio_channels": 6}.items():
             sizes = getattr(self, name)
-            if len(sizes) != length or min(sizes) <= 0:
+            if len(sizes) != length or not 0 < min(sizes) <= max(sizes) < math.inf:
                 raise ValueError(f"{name} must be {length} positive numbers but is {list(sizes)}.")
         stages = zip(self.vision_hidden_sizes, self.vision_num_attention_heads, strict=True)
         for stage, (width, heads) in enumerate(stages):
@@ -278,6 +285,31 @@ class AvSegFormerConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be at least 0 and less than 1 but is {getattr(self, name)}.")
         if self.auxiliary_weight < 0:
             raise ValueError(f"auxiliary_weight must not be negative but is {self.auxiliary_weight}.")
+
+    def _validate_extent(self) -> None:
+        for name, largest in MAX_SIZES.items():
+            value = getattr(self, name)
+            if (value if isinstance(value, int) else max(value)) > largest:
+                raise ValueError(f"{name} must be at most {largest:,} but is {value}.")
+        if self._rough_parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"the widths and depths make about {self._rough_parameters:.1e} parameters; more than "
+                f"{MAX_PARAMETERS:.0e} are refused. Check config.json."
+            )
+
+    @property
+    def _rough_parameters(self) -> float:
+        """Of the large matrices, as a bound from below."""
+        stages = zip(self.vision_hidden_sizes, self.vision_depths, self.vision_mlp_ratios, strict=True)
+        vision = sum(depth * width**2 * (3 + 2 * ratio) for width, depth, ratio in stages)
+        audio = 9 * sum(width**2 for width in self.audio_channels)
+        audio += self.audio_hidden_size * (math.prod(self.audio_grid) * self.audio_channels[-1])
+        audio += self.audio_hidden_size * (self.audio_hidden_size + self.audio_embedding_size)
+        width = self.hidden_size
+        layers = (self.encoder_layers + self.decoder_layers) * (4 * width + 2 * self.feed_forward_size)
+        layers += self.query_layers * (4 * width + 2 * self.query_feed_forward_size)
+        head = self.mask_mlp_size * (self.mask_mlp_size + self.num_queries + width)
+        return vision + audio + width * (layers + self.num_queries + sum(self.vision_hidden_sizes)) + head
 
     @staticmethod
     def _validate_division(name: str, size: int, divisor_name: str, divisor: int) -> None:

@@ -20,6 +20,8 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 
 from .configuration_avsegformer import EXAMPLE_FRAMES, MEL_BANDS
 
+# What no clip is: a file that says so would have terabytes allocated.
+MAX_SIZES = {"image_size": 2**14, "num_frames": 2**12}
 # What VGGish was trained on; other values would need another VGGish.
 SAMPLING_RATE = 16000
 WINDOW_SAMPLES = 400
@@ -46,6 +48,21 @@ def mel_matrix() -> np.ndarray:
     return weights
 
 
+def _check_size(name: str, size: int) -> None:
+    if not (isinstance(size, int) and 1 <= size <= MAX_SIZES[name]):
+        raise ValueError(f"{name} must be a whole number from 1 to {MAX_SIZES[name]:,} but is {size!r}.")
+
+
+def _check_colours(mean: list[float], std: list[float]) -> None:
+    if not (
+        len(mean) == len(std) == 3 and all(map(math.isfinite, mean)) and all(0 < value < math.inf for value in std)
+    ):
+        raise ValueError(
+            f"image_mean and image_std must be three finite numbers each, those of image_std positive, but are {mean} "
+            f"and {std}."
+        )
+
+
 class AvSegFormerFeatureExtractor(SequenceFeatureExtractor):
     r"""
     Turns mono waveforms into VGGish examples, `input_values` of shape `(batch, num_frames, 96, 64)`.
@@ -64,8 +81,7 @@ class AvSegFormerFeatureExtractor(SequenceFeatureExtractor):
     def __init__(self, num_frames: int = 5, **kwargs: Any):
         fixed = {"feature_size": MEL_BANDS, "sampling_rate": SAMPLING_RATE, "padding_value": 0.0}
         super().__init__(**{**kwargs, **fixed, "return_attention_mask": False})
-        if num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1 but is {num_frames}.")
+        _check_size("num_frames", num_frames)
         self.num_frames = num_frames
 
     def __call__(
@@ -225,9 +241,11 @@ class AvSegFormerImageProcessor(BaseImageProcessor):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        _check_size("image_size", image_size)
         self.image_size = image_size
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
+        _check_colours(self.image_mean, self.image_std)
 
     def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:
         """

@@ -1,5 +1,6 @@
 """Configuration of CAV-MAE, the contrastive audio-visual masked autoencoder, as fine-tuned for classification."""
 
+import math
 from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
@@ -13,6 +14,15 @@ PRESETS: dict[str, dict[str, int]] = {
 }
 VGGSOUND_CLASSES = 309
 MODALITIES = ("audio", "visual")
+# What no model is: a file that says so would have terabytes allocated. The published one has 1.6e8 parameters.
+MAX_PARAMETERS, MAX_LABELS = 10**10, 10**6
+MAX_SIZES = {
+    "image_size": 2**14,
+    "audio_length": 2**18,
+    "num_mel_bins": 2**12,
+    "modality_specific_depth": 2**10,
+    "joint_depth": 2**10,
+}
 
 
 @strict
@@ -100,8 +110,8 @@ class CavMaeConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.modalities, list | tuple):  # JSON has no tuples
             self.modalities = tuple(sorted(self.modalities))
-        if self.id2label is None:
-            kwargs.setdefault("num_labels", VGGSOUND_CLASSES)
+        if self.id2label is None and (kwargs.setdefault("num_labels", VGGSOUND_CLASSES) or 0) > MAX_LABELS:
+            raise ValueError(f"num_labels must be at most {MAX_LABELS:,} but is {kwargs['num_labels']:,}.")
         super().__post_init__(**kwargs)
         self.label2id = {label: index for index, label in self.id2label.items()}
 
@@ -169,6 +179,7 @@ class CavMaeConfig(PreTrainedConfig):
         for name in ("hidden_size", "num_attention_heads", "modality_specific_depth", "joint_depth", "patch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1 but is {getattr(self, name)}.")
+        self._validate_extent()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}; "
@@ -183,6 +194,23 @@ class CavMaeConfig(PreTrainedConfig):
             raise ValueError(f"modalities must name audio, visual or both, once each, but is {list(self.modalities)}.")
         for name in ("audio_length", "num_mel_bins", "image_size"):
             self._validate_patches(name)
+
+    def _validate_extent(self) -> None:
+        for name, largest in MAX_SIZES.items():
+            if getattr(self, name) > largest:
+                raise ValueError(f"{name} must be at most {largest:,} but is {getattr(self, name):,}.")
+        if not 0 < self.mlp_ratio < math.inf:
+            raise ValueError(f"mlp_ratio must be positive and finite but is {self.mlp_ratio}.")
+        depth = len(self.modalities) * self.modality_specific_depth + self.joint_depth
+        parameters = self.hidden_size * (
+            depth * self.hidden_size * (4 + 2 * self.mlp_ratio) + self.num_labels + 4 * self.patch_size**2
+        )
+        if parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"hidden_size {self.hidden_size:,}, depth {depth:,}, mlp_ratio {self.mlp_ratio:g} and patch_size "
+                f"{self.patch_size:,} make about {parameters:.1e} parameters; more than {MAX_PARAMETERS:.0e} are "
+                "refused. Check config.json."
+            )
 
     def _validate_patches(self, name: str) -> None:
         size, patch = getattr(self, name), self.patch_size

@@ -4,6 +4,7 @@ Sound and pictures into what CAV-MAE reads: log-mel filter banks and normalised 
 Official file: `src/dataloader.py` (`_wav2fbank`, `get_image`).
 """
 
+import math
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any, ClassVar, Self
@@ -18,8 +19,26 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 
 WINDOW_SECONDS = 0.025
 SHIFT_SECONDS = 0.010
+# What no clip is: a file that says so would have terabytes allocated.
+MAX_SIZES = {"image_size": 2**14, "audio_length": 2**18, "num_mel_bins": 2**12, "sampling_rate": 2**20}
 # By modality the name of the input and what the processor is given for it.
 INPUTS = {"audio": ("input_values", "audio"), "visual": ("pixel_values", "images")}
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not (isinstance(size, int) and 1 <= size <= MAX_SIZES[name]):
+            raise ValueError(f"{name} must be a whole number from 1 to {MAX_SIZES[name]:,} but is {size!r}.")
+
+
+def _check_colours(mean: list[float], std: list[float]) -> None:
+    if not (
+        len(mean) == len(std) == 3 and all(map(math.isfinite, mean)) and all(0 < value < math.inf for value in std)
+    ):
+        raise ValueError(
+            f"image_mean and image_std must be three finite numbers each, those of image_std positive, but are {mean} "
+            f"and {std}."
+        )
 
 
 class CavMaeFeatureExtractor(SequenceFeatureExtractor):
@@ -60,8 +79,12 @@ class CavMaeFeatureExtractor(SequenceFeatureExtractor):
     ):
         kwargs |= {"feature_size": num_mel_bins, "return_attention_mask": False}
         super().__init__(sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
-        if std <= 0:
-            raise ValueError(f"std must be positive but is {std}.")
+        _check_sizes(num_mel_bins=num_mel_bins, audio_length=audio_length, sampling_rate=sampling_rate)
+        if not (0 < std < math.inf and math.isfinite(mean) and math.isfinite(padding_value)):
+            raise ValueError(
+                f"std must be positive, and it, mean and padding_value finite, but they are {std}, {mean} and "
+                f"{padding_value}."
+            )
         self.num_mel_bins = num_mel_bins
         self.audio_length = audio_length
         self.mean = mean
@@ -212,9 +235,11 @@ class CavMaeImageProcessor(BaseImageProcessor):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        _check_sizes(image_size=image_size)
         self.image_size = image_size
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
+        _check_colours(self.image_mean, self.image_std)
 
     def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:
         """

@@ -5,6 +5,9 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PeAudioVideoEncoderConfig, PreTrainedConfig
 
+# What no clip is: a file that says so would have terabytes allocated.
+MAX_SIZES = {"num_samples": 2**28, "num_frames": 2**12, "image_size": 2**14}
+
 
 @strict
 class PeAudioVideoClassificationConfig(PreTrainedConfig):
@@ -81,9 +84,9 @@ class PeAudioVideoClassificationConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Part of `@strict`: called after construction, raises if the sizes do not fit together."""
-        for name in ("num_samples", "num_frames", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1 but is {getattr(self, name)}.")
+        for name, largest in MAX_SIZES.items():
+            if not 1 <= getattr(self, name) <= largest:
+                raise ValueError(f"{name} must be at least 1 and at most {largest:,} but is {getattr(self, name):,}.")
         if self.num_samples % self.hop_length:
             nearest = max(1, round(self.num_samples / self.hop_length)) * self.hop_length
             raise ValueError(
