@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ..distillation.objectives import OBJECTIVES_OF_TASK
+from ..distillation.token_distillation import BRANCHES
 
 EVENTS, MASKS = "audio-visual-classification", "audio-visual-segmentation"
 
@@ -112,6 +113,11 @@ WINDOWS = (
     EM_KTD_KD,
     _variant(EM_KTD_KD, "EM-KTD in windows + KD", options=("--ktd_sliding_window", "true")),
 )
+ONE_BRANCH = (
+    KD,
+    *(_variant(EM_KTD_KD, f"EM-KTD, {branch} + KD", options=("--branches", branch)) for branch in BRANCHES),
+    EM_KTD_KD,
+)
 
 
 def _group(suffix: str, rows: tuple[Row, ...], **changes) -> tuple[Row, ...]:
@@ -181,6 +187,7 @@ SUITES: dict[str, dict[str, tuple[Row, ...]]] = {
         "resolution": HALF,
         "monitor": MONITORS,
         "window": WINDOWS,
+        "branches": ONE_BRANCH,
         "same_size": SAME_SIZE,
         "cross_modal": CROSS_MODAL,
         "init": (*INIT_ROWS, *INHERITED),
