@@ -48,6 +48,7 @@ from hf_emktd.training import (
     verify_cache,
     write_teacher_cache,
 )
+from hf_emktd.training.interruption import AGAIN, ending_in_one_line
 from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
 
@@ -214,5 +215,6 @@ def verify(args: CacheArguments, live: LiveTeacher, views, source) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_in_one_line(AGAIN):
+        main()
     end_process_group()

@@ -70,6 +70,7 @@ from hf_emktd.training import (
     train_monitor,
     without_adapters,
 )
+from hf_emktd.training.interruption import RESUME, ending_in_one_line
 from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
 from hf_emktd.training.weight_inheritance import INHERIT, SCRATCH, STUDENT_INITS
@@ -297,5 +298,6 @@ def get_monitor(
 
 
 if __name__ == "__main__":
-    main()
+    with ending_in_one_line(RESUME):
+        main()
     end_process_group()

@@ -25,6 +25,7 @@ from hf_emktd.data.shards import CONTAINERS, STORES
 from hf_emktd.hub import push_shards
 from hf_emktd.training import parse_arguments
 from hf_emktd.training.clip_data import DataArguments
+from hf_emktd.training.interruption import AGAIN, ending_in_one_line
 from hf_emktd.training.refusals import refusals_in_one_line
 
 
@@ -93,4 +94,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_in_one_line(AGAIN):
+        main()

@@ -25,6 +25,7 @@ from hf_emktd.training import (
     parse_arguments,
     train_monitor,
 )
+from hf_emktd.training.interruption import RESUME, ending_in_one_line
 from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
 
@@ -81,5 +82,6 @@ def default_output(teacher: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_in_one_line(RESUME):
+        main()
     end_process_group()

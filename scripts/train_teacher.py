@@ -52,6 +52,7 @@ from hf_emktd.training import (
     to_json,
     without_adapters,
 )
+from hf_emktd.training.interruption import RESUME, ending_in_one_line
 from hf_emktd.training.process_group import end_process_group
 from hf_emktd.training.refusals import refusals_in_one_line
 
@@ -182,5 +183,6 @@ def build_model(args: TeacherArguments, config: PreTrainedConfig, data: ClipData
 
 
 if __name__ == "__main__":
-    main()
+    with ending_in_one_line(RESUME):
+        main()
     end_process_group()

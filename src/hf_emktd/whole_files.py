@@ -8,15 +8,17 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from glob import escape
+from itertools import count
 from pathlib import Path
 
 # what says that a folder holds a model
 MARKER = "config.json"
+_numbers = count()
 
 
 def write_whole(path: Path, text: str) -> Path:
     """Writes a text file, whole or not at all."""
-    unfinished = _unfinished(path)
+    unfinished = unfinished_beside(path)
     try:
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, path)
@@ -36,8 +38,7 @@ def written_whole(directory: Path, replaced: Sequence[str] = ()) -> Iterator[Pat
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     # inside a folder that exists: it may be a volume of its own, into which nothing can be moved
-    unfinished = _unfinished(directory / "all" if directory.exists() else directory)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished = unfinished_beside(directory / "all" if directory.exists() else directory)
     unfinished.mkdir()
     try:
         yield unfinished
@@ -61,14 +62,14 @@ def _replace_files(source: Path, target: Path, replaced: Sequence[str]) -> None:
         os.replace(source / file, target / file)
 
 
-def _unfinished(path: Path) -> Path:
-    """A hidden name of this process beside `path`; what killed processes left under theirs is removed."""
+def unfinished_beside(path: Path) -> Path:
+    """A hidden name of this call's own beside `path`; what killed processes left under theirs is removed."""
     stem = f".{path.name}.saving-{socket.gethostname()}-"
     for leftover in path.parent.glob(f"{escape(stem)}*"):
-        owner = leftover.name.removeprefix(stem)
+        owner = leftover.name.removeprefix(stem).partition("-")[0]
         if owner.isdigit() and not _is_alive(int(owner)):
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-    return path.with_name(f"{stem}{os.getpid()}")
+    return path.with_name(f"{stem}{os.getpid()}-{next(_numbers)}")
 
 
 def _is_alive(process: int) -> bool:

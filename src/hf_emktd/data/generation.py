@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, fields
@@ -15,6 +15,7 @@ from typing import Any
 import datasets
 from datasets.utils import tqdm
 
+from ..whole_files import unfinished_beside
 from .processes import fork_without_garbage
 
 __all__ = ["check_options", "default_folder", "identity_of", "in_processes", "make_once"]
@@ -73,16 +74,22 @@ def make_once(folder: Path, kind: str, identity: dict[str, Any], write_set: Call
     if _holds(folder, kind, identity):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        unfinished = Path(temporary) / folder.name
+    unfinished = unfinished_beside(folder)
+    try:
         write_set(unfinished)
         (unfinished / f"{kind}.json").write_text(json.dumps(identity, indent=2) + "\n")
-        try:
-            os.replace(unfinished, folder)
-        except OSError:
-            # another process may have finished the same set first
-            if not _holds(folder, kind, identity):
-                raise
+        _move(unfinished, folder, kind, identity)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _move(unfinished: Path, folder: Path, kind: str, identity: dict[str, Any]) -> None:
+    try:
+        os.replace(unfinished, folder)
+    except OSError:
+        # another process may have finished the same set first
+        if not _holds(folder, kind, identity):
+            raise
 
 
 def _holds(folder: Path, kind: str, identity: dict[str, Any]) -> bool:

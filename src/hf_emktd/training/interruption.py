@@ -16,6 +16,10 @@ from types import FrameType
 from ..hub.publish import PublishError
 from .process_group import end_process_group
 
+# ways on from a script that was ended
+RESUME = "The same command with --resume_from_checkpoint last goes on from there."
+AGAIN = "The same command goes on from there."
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # launchers hand a signal on that the terminal has sent to all processes already
 SAME_SIGNAL_SECONDS = 2.0
@@ -81,7 +85,8 @@ def ending_in_one_line(way_on: str) -> Iterator[None]:
     except KeyboardInterrupt as interruption:
         signum = interruption.signum if isinstance(interruption, Interrupted) else signal.SIGINT
         saved = getattr(interruption, "saved", "")
-        end_process_group()
+        if saved:  # by all ranks
+            end_process_group()
         _end(f"ended by {signal.Signals(signum).name}. {saved}", way_on, 128 + signum)
     except (CheckpointError, PublishError) as error:
         _end(f"error: {error}", way_on if isinstance(error, CheckpointError) else "", 1)

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
+from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -38,6 +40,7 @@ from .teacher_cache import (
 )
 from .views import ClipViews
 
+LOCK_NAME = ".lock"
 # rows that a reader of the Parquet files has to decode at once
 ROW_GROUP = 64
 # what half precision and another order of summation may change of logits and entropies, and of cosines
@@ -133,6 +136,17 @@ def write_teacher_cache(
     """
     state = PartialState()
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # a second run on the same folder waits, and then finds what the first has written
+    with FileLock(folder / LOCK_NAME) if state.is_main_process else nullcontext():
+        return _write_missing(folder, manifest, teacher, views, num_workers)
+
+
+def _write_missing(
+    folder: Path, manifest: CacheManifest, teacher: LiveTeacher, views: ClipViews, num_workers: int
+) -> CacheManifest:
+    state = PartialState()
+    state.wait_for_everyone()  # until the main process has the folder for itself
     done = _open(folder, manifest)
     missing = [shard for shard in manifest.planned if shard.name not in done]
     state.wait_for_everyone()  # all ranks have seen the same shards before the first writes one
@@ -303,7 +317,11 @@ def _write_table(rows: Rows, manifest: CacheManifest, file: Path | io.BytesIO) -
 def _write_shard(folder: Path, shard: Shard, rows: Rows, manifest: CacheManifest) -> None:
     path = folder / SHARDS_FOLDER / shard.name
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    _write_table(rows, manifest, unfinished)
+    try:
+        _write_table(rows, manifest, unfinished)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
     content = unfinished.read_bytes()
     note = {"rows": len(rows["clip"]), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     note["errors"] = {branch: _summary(rows, branch, manifest.codec.get("max_error")) for branch in manifest.grids}
