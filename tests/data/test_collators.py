@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_emktd.data.collators import AudioVisualCollator
+from hf_emktd.data.collators import AudioVisualCollator, NamingCollator
 
 
 def make_view(index: int, label=None, **changes) -> dict:
@@ -24,6 +24,13 @@ def test_stacks_views():
     assert torch.equal(batch["pixel_values"][1], -torch.ones(3, 2, 2))
     assert batch["input_values"].dtype == batch["pixel_values"].dtype == torch.float32
     assert torch.equal(batch["labels"], torch.tensor([0, 1])) and batch["labels"].dtype == torch.int64
+
+
+def test_names_are_added_where_views_have_them():
+    naming = NamingCollator(AudioVisualCollator())
+    batch = naming([make_view(0), make_view(1)])
+    assert batch.pop("clip_ids") == ["clip0", "clip1"]
+    assert set(batch) == set(naming([{"label": 0}])) | {"input_values", "pixel_values"}
 
 
 def test_mixed_labels_are_rows_of_shares():

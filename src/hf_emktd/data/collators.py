@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["AudioVisualCollator"]
+__all__ = ["AudioVisualCollator", "NamingCollator"]
 
 MODEL_INPUTS = ("input_values", "pixel_values", "teacher_input_values", "teacher_pixel_values")
 
@@ -47,6 +48,19 @@ class AudioVisualCollator:
         if labels in views[0]:
             batch["labels"] = _labels([view[labels] for view in views])
         return batch
+
+
+class NamingCollator:
+    """
+    What another collator makes of views, and their `clip_ids`, a list of names for messages, where views have them.
+    """
+
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        self.collator = collator
+
+    def __call__(self, views: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self.collator(views)
+        return batch | {"clip_ids": [view["clip_id"] for view in views]} if "clip_id" in views[0] else batch
 
 
 def _labels(labels: list[int | np.ndarray]) -> torch.Tensor:

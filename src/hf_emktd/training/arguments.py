@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
+import torch
 from transformers import TrainingArguments
 
 from ..distillation.kernels import KERNELS
@@ -13,6 +14,7 @@ from ..distillation.token_distillation import BRANCHES
 from .objectives import ALL_OBJECTIVES, build_objectives
 
 BALANCES = ("none", "gradient")
+NON_FINITE_LOSS = ("stop", "skip")
 
 
 @dataclass
@@ -79,8 +81,17 @@ class AudioVisualTrainingArguments(TrainingArguments):
             "on MS3, with pre-trained weights."
         },
     )
+    non_finite_loss: str = field(
+        default="stop",
+        metadata={
+            "help": "What a batch does whose loss is NaN or infinite: 'stop' ends the run and names its clips, 'skip' "
+            "leaves the batch out of the gradient, names its clips and counts it as skipped_batches in the log."
+        },
+    )
 
     def __post_init__(self):
+        check_non_finite_loss(self.non_finite_loss)
+        self.dataloader_pin_memory = self.dataloader_pin_memory and can_pin_memory()
         if not 0 <= self.modality_dropout <= 1:
             raise ValueError(f"modality_dropout is a probability between 0 and 1, got {self.modality_dropout}.")
         if self.head_learning_rate_factor <= 0:
@@ -182,6 +193,17 @@ class DistillationArguments(AudioVisualTrainingArguments):
         if self.calibration_clips < 1:
             raise ValueError(f"calibration_clips must be at least 1, got {self.calibration_clips}.")
         super().__post_init__()
+
+
+def can_pin_memory() -> bool:
+    """Whether there is an accelerator to pin memory for; without one every data loader would warn of it."""
+    return torch.accelerator.is_available() and torch.accelerator.current_accelerator().type != "mps"
+
+
+def check_non_finite_loss(action: str) -> None:
+    """Raises `ValueError` for an unknown `non_finite_loss`."""
+    if action not in NON_FINITE_LOSS:
+        raise ValueError(f"non_finite_loss must be one of {', '.join(NON_FINITE_LOSS)}, got {action!r}.")
 
 
 def _check_objective(names: list[str]) -> None:

@@ -35,7 +35,7 @@ class GradientBalance(nn.Module):
 
     def measure(self, task_loss: Tensor, losses: Mapping[str, Tensor], tokens: Sequence[Tensor]) -> None:
         """
-        Adds the gradients of one batch, over all ranks.
+        Adds the gradients of one batch, over all ranks; nothing, if a loss of one of them is not finite.
 
         Args:
             task_loss: scalar.
@@ -46,15 +46,17 @@ class GradientBalance(nn.Module):
             ValueError: if on the first batch a loss does not depend on any token, or its gradient is not finite.
         """
         given = [task_loss, *(losses[name] for name in self.names)]
-        lengths = torch.stack([_gradient_length(loss, tokens) for loss in given])
+        is_bad = ~torch.stack([loss.detach().float() for loss in given]).isfinite().all()
+        measured = torch.stack([*(_gradient_length(loss, tokens) for loss in given), is_bad])
         if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(lengths)
-        self.lengths += lengths.to(self.lengths)
-        if not self.is_checked:
+            distributed.all_reduce(measured)
+        *lengths, is_bad = measured
+        self.lengths += torch.where(is_bad > 0, 0, torch.stack(lengths)).to(self.lengths)
+        if not self.is_checked and not is_bad:
             self._check()
 
     def _check(self) -> None:
-        """On the first batch alone: looking at values waits for the accelerator."""
+        """On the first batch with finite losses alone: looking at values waits for the accelerator."""
         names = zip(["the task loss", *self.names], self.lengths.tolist(), strict=True)
         deaf = [name for name, length in names if not 0 < length < math.inf]
         if deaf:

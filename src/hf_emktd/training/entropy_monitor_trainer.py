@@ -15,16 +15,21 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
 
-from ..data.collators import AudioVisualCollator
+from ..data.collators import AudioVisualCollator, NamingCollator
 from ..distillation.entropy_monitor import SEGMENTATION, EntropyMonitor, EntropyMonitorConfig
 from ..distillation.teacher import LiveTeacher, fingerprint
 from ..distillation.token_distillation import token_grids
 from ..whole_files import written_whole
+from .arguments import can_pin_memory, check_non_finite_loss
 from .clip_data import TEST, TRAIN, VALIDATION, ClipData
+from .finite_losses import STOP, check_finite, finite_clips
 from .monitor_statistics import clip_statistics, entropy_statistics, mask_statistics
 from .prepare import prepare_frozen
 from .resuming import ResumableTrainer
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -62,8 +67,17 @@ class EntropyMonitorArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Off: every probe is trained in every step."}
     )
+    non_finite_loss: str = field(
+        default="stop",
+        metadata={
+            "help": "What a clip does whose tokens of the teacher are NaN or infinite: 'stop' ends the run and names "
+            "it, 'skip' leaves it out with a warning."
+        },
+    )
 
     def __post_init__(self):
+        check_non_finite_loss(self.non_finite_loss)
+        self.dataloader_pin_memory = self.dataloader_pin_memory and can_pin_memory()
         if self.min_steps < 0:
             raise ValueError(f"min_steps must not be negative, got {self.min_steps}.")
         super().__post_init__()
@@ -75,6 +89,7 @@ class EntropyMonitorArguments(TrainingArguments):
         process, and the monitor should see the tokens that distillation will see.
         """
         names = ("seed", "bf16", "fp16", "use_cpu", "dataloader_num_workers", "disable_tqdm", "report_to")
+        names += ("non_finite_loss",)
         return cls(output_dir=output_dir, **{name: getattr(args, name) for name in names})
 
 
@@ -102,6 +117,7 @@ class EntropyMonitorTrainer(ResumableTrainer):
 
     Raises:
         ValueError: if the clips lack sound or picture, or no frame has a label.
+        FloatingPointError: if the teacher's tokens of a clip are not finite, unless such clips are skipped.
     """
 
     loss_is_scaled_for_ga = False
@@ -145,7 +161,7 @@ class EntropyMonitorTrainer(ResumableTrainer):
         loader = DataLoader(
             dataset,
             batch_size=self.args.per_device_eval_batch_size,
-            collate_fn=collator,
+            collate_fn=NamingCollator(collator),
             num_workers=self.args.dataloader_num_workers,
         )
         loader = self.accelerator.prepare(loader)
@@ -153,13 +169,25 @@ class EntropyMonitorTrainer(ResumableTrainer):
         for batch in tqdm(loader, desc="Teacher tokens", disable=not self.accelerator.is_local_main_process):
             tokens = teacher(**batch).tokens
             self._check_branches(tokens)
-            gathered = self.accelerator.gather_for_metrics(self._columns(tokens, batch["labels"]))
+            own = [*self._columns(tokens, batch["labels"]), self._usable(tokens, batch.get("clip_ids"))]
+            *gathered, usable = self.accelerator.gather_for_metrics(own)
+            gathered = [column[usable > 0] for column in gathered]
             kept = _labelled_frames(gathered) if self.tells_masks else gathered
             columns.append([column.cpu() for column in kept])
         dataset = TensorDataset(*(torch.cat(column) for column in zip(*columns, strict=True)))
         if not len(dataset):
             raise ValueError("no frame of the split has a label: the monitor's probes learn from labelled frames.")
         return dataset
+
+    def _usable(self, tokens: dict[str, Tensor], clip_ids: list[str] | None) -> Tensor:
+        """1 for clips with finite tokens, else 0, `(clips,)`."""
+        try:
+            check_finite("the teacher's tokens are", tokens.values(), clip_ids)
+        except FloatingPointError as error:
+            if self.args.non_finite_loss == STOP:
+                raise
+            logger.warning(f"{error} They are left out.")
+        return finite_clips(tokens.values()).long()
 
     def _columns(self, tokens: dict[str, Tensor], labels: Tensor) -> list[Tensor]:
         features = self.model.features(tokens).values()

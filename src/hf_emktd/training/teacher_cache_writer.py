@@ -28,6 +28,7 @@ from ..data.processes import fork_without_garbage
 from ..distillation.teacher import LiveTeacher, TeacherSignal
 from ..distillation.token_codes import TokenCodec, cosine_errors
 from ..hub.distillation_summary import write_whole
+from .finite_losses import check_finite
 from .teacher_cache import (
     ERRORS,
     MANIFEST_NAME,
@@ -253,7 +254,9 @@ def _computed(
         rows: Rows = {name: [] for name in manifest.features()}
         for keys in _batches(manifest, shard):
             clip_ids, batch = next(loaded)
-            for name, values in _rows(manifest, shard.view, keys, clip_ids, _signal_of(teacher, batch)).items():
+            signal = _signal_of(teacher, batch)
+            check_finite("the teacher's answer is", [signal.logits, *signal.tokens.values()], clip_ids)
+            for name, values in _rows(manifest, shard.view, keys, clip_ids, signal).items():
                 rows[name] += values
             progress.update(len(keys))
         yield shard, rows

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import TrainOutput
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from ..data.augmentation import balanced_sample_weights
+from ..data.collators import NamingCollator
 from ..data.processes import fork_without_garbage
 from ..distillation.cached_teacher import CachedTeacher
 from ..distillation.kernel_choice import choose_kernel
@@ -24,6 +26,7 @@ from ..distillation.teacher import LiveTeacher, TeacherSignal, branch_tokens, ch
 from .arguments import AudioVisualTrainingArguments, DistillationArguments
 from .balance import GradientBalance
 from .cached_views import CachedViews
+from .finite_losses import SKIP, FiniteLosses, LookAfterLosses, check_finite, check_skipping, finite_clips
 from .freezing import FreezeParts, freeze_parts
 from .lora import inner_model
 from .loss_log import LossLog
@@ -43,6 +46,10 @@ from .tasks import task_of_config
 from .views import ClipSampler, ClipViews
 
 MODEL_INPUTS = ("input_values", "pixel_values")
+# How many batches of an accelerator are looked at together: each look waits for it.
+BATCHES_AT_ONCE = 64
+
+logger = logging.get_logger(__name__)
 
 
 class AudioVisualTrainer(ResumableTrainer):
@@ -86,6 +93,8 @@ class AudioVisualTrainer(ResumableTrainer):
         self.task = task_of_config(model.config)
         self.task.check(args)
         freeze_parts(model, args.freeze)
+        if kwargs.get("data_collator") is not None:
+            kwargs["data_collator"] = NamingCollator(kwargs["data_collator"])
         kwargs.setdefault("compute_metrics", self.task.compute_metrics)
         # Not handed to Trainer: it looks for a tokenizer in every processor and fails on one without.
         super().__init__(model=model, args=args, **kwargs)
@@ -93,6 +102,12 @@ class AudioVisualTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = False  # nor does it count the labels of every step
         self.train_labels = train_labels
         self.loss_log = LossLog()
+        at_once = 1 if self.args.device.type == "cpu" else BATCHES_AT_ONCE
+        self.finite_losses = FiniteLosses(args.non_finite_loss, at_once)
+        self.add_callback(LookAfterLosses(self.finite_losses, self.accelerator))
+        check_skipping(args.non_finite_loss, self.accelerator)
+        if args.non_finite_loss == SKIP:
+            self.finite_losses.mask_gradients(self.model.parameters())
         self.current_gradient_accumulation_steps = args.gradient_accumulation_steps  # fewer at the end of an epoch
         self.epoch_of_sampler = _EpochOfSampler()
         self.add_callback(self.epoch_of_sampler)
@@ -102,6 +117,7 @@ class AudioVisualTrainer(ResumableTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
         """As [`ResumableTrainer.train`]."""
         self.loss_log.reset()
+        self.finite_losses.reset()
         with fork_without_garbage():  # the workers of the data loader
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
@@ -128,13 +144,21 @@ class AudioVisualTrainer(ResumableTrainer):
             loss = self.task.evaluation_loss(outputs, inputs["labels"], self.args)
             return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
         parts, branch_weights, outputs = self.loss_parts(model, inputs)
+        self.finite_losses.watch("student", outputs.logits)
+        parts = self.finite_losses.checked(parts, inputs.get("clip_ids"), self.state.global_step)
+        if self.args.non_finite_loss == SKIP:
+            branch_weights = {branch: self.finite_losses.kept(w) for branch, w in branch_weights.items()}
         self.loss_log.add(parts, branch_weights, share=1 / self.current_gradient_accumulation_steps)
         loss = torch.stack(list(parts.values())).sum()
         return (loss, outputs) if return_outputs else loss
 
-    def prediction_step(self, *args, **kwargs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args, **kwargs
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """As [`Trainer.prediction_step`]; masks are summed up before they are gathered."""
-        loss, logits, labels = super().prediction_step(*args, **kwargs)
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        if logits is not None:
+            check_finite("the model's answer is", [logits], inputs.get("clip_ids"))
         return loss, *(self.task.for_metrics(logits, labels) if logits is not None else (logits, labels))
 
     def model_inputs(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
@@ -155,6 +179,8 @@ class AudioVisualTrainer(ResumableTrainer):
         """Adds the means of the loss parts to a training log line."""
         if "loss" in logs:
             logs.update(self.loss_log.pop_means())
+            if self.args.non_finite_loss == SKIP:
+                logs["skipped_batches"] = sum(gather_object([self.finite_losses.skipped]))
         super().log(logs, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -235,6 +261,8 @@ class EMKTDTrainer(AudioVisualTrainer):
         self.kernel_scores: dict[str, float] = {}
         check_backend(self.accelerator, self.objectives)
         share_gradients(self.objectives)
+        if args.non_finite_loss == SKIP:
+            self.finite_losses.mask_gradients(self.objectives.parameters())
         self.add_callback(ClearGradients(self.objectives))
         self.balance = GradientBalance([objective.name for objective in objectives], args.balance_share)
         self.balance.to(self.args.device)
@@ -270,7 +298,19 @@ class EMKTDTrainer(AudioVisualTrainer):
             views = Subset(self.train_dataset, torch.randperm(len(self.train_dataset))[:num_clips].tolist())
         for batch in DataLoader(views, batch_size=self.args.train_batch_size, collate_fn=self.data_collator):
             inputs = self._prepare_inputs(batch)
-            yield replace(self.teacher(**inputs), labels=inputs["labels"])
+            signal = self.teacher(**inputs)
+            if self._is_usable(signal, inputs.get("clip_ids")):
+                yield replace(signal, labels=inputs["labels"])
+
+    def _is_usable(self, signal: TeacherSignal, clip_ids: Sequence[str] | None) -> bool:
+        """Whether a batch can be calibrated on; one that cannot is left out, or ends the run, by `non_finite_loss`."""
+        tensors = [signal.logits, *signal.tokens.values()]
+        is_usable = bool(finite_clips(tensors).all())
+        if not is_usable and self.args.non_finite_loss == SKIP:
+            logger.warning("Some clips leave the teacher without a finite answer: their batch is not calibrated on.")
+        elif not is_usable:
+            check_finite("in calibration the teacher's answer is", tensors, clip_ids)
+        return is_usable
 
     def loss_parts(
         self, model: nn.Module, inputs: dict[str, Any]
@@ -281,6 +321,7 @@ class EMKTDTrainer(AudioVisualTrainer):
         parts, branch_weights = {name: self.args.task_weight * part for name, part in on_labels.items()}, {}
         if self.teacher is not None:
             signal = self.teacher(**inputs)
+            self.finite_losses.watch("teacher", signal.logits)
             distilled = {objective.name: objective(outputs, signal, inputs["labels"]) for objective in self.objectives}
             for objective_parts in self.balanced(distilled, parts, outputs).values():
                 parts.update(objective_parts)
