@@ -38,7 +38,7 @@ from hf_emktd.training import (
     parse_arguments,
     to_json,
 )
-from hf_emktd.training.process_group import end_process_group
+from hf_emktd.training.process_group import end_process_group, run_launched
 from hf_emktd.training.refusals import refusals_in_one_line
 
 logger = logging.getLogger(__name__)
@@ -170,5 +170,5 @@ def is_teacher_of_card(name: str, summary: DistillationSummary) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    run_launched(main)
     end_process_group()

@@ -26,7 +26,7 @@ from hf_emktd.training import (
     train_monitor,
 )
 from hf_emktd.training.interruption import RESUME, ending_in_one_line
-from hf_emktd.training.process_group import end_process_group
+from hf_emktd.training.process_group import end_process_group, run_launched
 from hf_emktd.training.refusals import refusals_in_one_line
 
 
@@ -83,5 +83,5 @@ def default_output(teacher: str) -> str:
 
 if __name__ == "__main__":
     with ending_in_one_line(RESUME):
-        main()
+        run_launched(main)
     end_process_group()

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
+
+# How long a process whose peer is gone waits for the launcher to end it; the launcher looks ten times a second.
+PATIENCE_SECONDS = 10.0
 
 
 def join_on_cpu_without_accelerator() -> None:
@@ -17,6 +23,32 @@ def join_on_cpu_without_accelerator() -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+
+def run_launched(main: Callable[[], None]) -> None:
+    """
+    Runs the `main` of a script that may run under `accelerate launch` or `torchrun`, so that the launcher's report
+    names the process that failed first, with its traceback.
+
+    The others only know that a connection is lost, and would bury the reason under what they say of it: they wait,
+    and the launcher ends them. Without a launcher they end by themselves a little later.
+    """
+
+    @record
+    def recorded() -> None:
+        try:
+            main()
+        except RuntimeError as error:
+            if _lost_a_peer(error):
+                time.sleep(PATIENCE_SECONDS)
+            raise
+
+    recorded()
+
+
+def _lost_a_peer(error: RuntimeError) -> bool:
+    # errors of gloo have no class of their own
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def end_process_group() -> None:
