@@ -27,6 +27,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from hf_emktd.data import MediaError
 from hf_emktd.hub import predict_clip, segment_clip, write_overlay, write_strip
 from hf_emktd.hub.distillation_summary import SEGMENTATION, write_whole
+from hf_emktd.plain_text import in_one_line
 from hf_emktd.training import load_model, parse_arguments, to_json
 from hf_emktd.training.refusals import refusals_in_one_line
 
@@ -119,7 +120,7 @@ def output_name(path: str, clips: list[str]) -> str:
 
 
 def refusal(path: str, error: MediaError) -> tuple[str, dict[str, Any]]:
-    return " ".join(str(error).split()), {"path": path, "error": error.reason}
+    return in_one_line(str(error)), {"path": path, "error": error.reason}
 
 
 if __name__ == "__main__":

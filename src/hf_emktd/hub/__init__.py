@@ -10,7 +10,7 @@ from .distillation_summary import (
 from .mask_pictures import draw_comparison, write_overlay, write_strip
 from .model_card import StudentCard, update_results, write_card
 from .prediction import ClipPrediction, predict_clip
-from .publish import PublishError, push_shards, push_to_hub, save_for_hub
+from .publish import PublishError, prepare_repository, push_shards, push_to_hub, save_for_hub
 from .segmentation import ClipSegmentation, segment_clip
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "environment_versions",
     "hub_id_of",
     "predict_clip",
+    "prepare_repository",
     "push_shards",
     "push_to_hub",
     "save_for_hub",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from transformers.utils import logging
 
+from ..plain_text import in_code, in_markdown, in_one_line, visible
 from .distillation_summary import (
     CLASSIFICATION,
     CONTROLS,
@@ -146,7 +148,8 @@ class StudentCard(ModelCard):
             modality=summary.student.modality,
             size_ratio=_size_ratio(summary),
             teacher_link=_teacher_link(summary),
-            base_title=_base_model(summary) or Path(summary.adapter_of or "").name,
+            title=in_markdown(summary.student.title),
+            base_title=in_one_line(_base_model(summary) or Path(summary.adapter_of or "").name),
             size_table=_size_table(summary),
             results_table=_results_table(summary.results),
             results_note=results_note(summary),
@@ -161,7 +164,8 @@ class StudentCard(ModelCard):
             hyper_parameter_table=_settings_table(summary.hyper_parameters),
             environment_line=", ".join(f"{name} {version}" for name, version in summary.environment.items()),
             limitations=_limitations(summary),
-            citations="\n\n".join(_citations(summary)),
+            command=_fenced(summary.command),
+            citations=_fenced("\n\n".join(_citations(summary))),
         )
         # sections that are left out leave their blank lines behind
         card.text = re.sub(r"\n{3,}", "\n\n", card.text).rstrip() + "\n"
@@ -219,7 +223,7 @@ def card_metadata(summary: DistillationSummary) -> ModelCardData:
         base_model=_base_model(summary),
         datasets=[data.hub_id] if data and data.hub_id else None,
         metrics=words.hub_metrics if entries else None,
-        model_name=summary.student.title if entries else None,
+        model_name=in_one_line(summary.student.title) if entries else None,
         eval_results=entries or None,
     )
 
@@ -259,8 +263,8 @@ def _model_index(result: EvaluationResult, data: DataFacts, words: TaskWords) ->
         EvalResult(
             task_type=words.pipeline,
             task_name=words.name,
-            dataset_type=data.hub_id or data.name,
-            dataset_name=data.name,
+            dataset_type=data.hub_id or in_one_line(data.name),
+            dataset_name=in_one_line(data.name),
             dataset_split=result.split,
             metric_type=name,
             metric_name=f"{METRIC_NAMES[name]} ({protocol_of(result)})",
@@ -285,7 +289,7 @@ def _teacher_link(summary: DistillationSummary) -> str | None:
     if summary.teacher is None:
         return None
     title = summary.teacher.title
-    return f"[{title}](https://huggingface.co/{title})" if summary.teacher.hub_id else title
+    return f"[{title}](https://huggingface.co/{title})" if summary.teacher.hub_id else in_markdown(title)
 
 
 def _size_table(summary: DistillationSummary) -> str:
@@ -351,13 +355,14 @@ def results_note(summary: DistillationSummary) -> str:
 def _data_lines(data: DataFacts | None) -> str:
     if data is None:
         return ""
-    name = f"[{data.name}](https://huggingface.co/datasets/{data.hub_id})" if data.hub_id else data.name
-    clips = ", ".join(f"{count:,} in {split}" for split, count in data.clips.items())
+    name = in_markdown(data.name)
+    name = f"[{name}](https://huggingface.co/datasets/{data.hub_id})" if data.hub_id else name
+    clips = ", ".join(f"{count:,} in {in_markdown(split)}" for split, count in data.clips.items())
     lines = [
         f"- Data set: {name}",
         f"- Clips used: {clips}" if clips else None,
         f"- Classes: {data.classes}" if data.classes else None,
-        f"- Manifest hash: `{data.manifest_hash}`" if data.manifest_hash else None,
+        f"- Manifest hash: {in_code(data.manifest_hash)}" if data.manifest_hash else None,
     ]
     return "\n".join(line for line in lines if line)
 
@@ -376,8 +381,9 @@ def _entropy_table(statistics: dict[str, dict[str, Any]]) -> str | None:
 
 
 def _settings_table(settings: dict[str, Any]) -> str | None:
-    rows = [[f"`{name}`", setting_text(value)] for name, value in flat_settings(settings).items() if value is not None]
-    return _table(["Setting", "Value"], rows) if rows else None
+    settings = {name: value for name, value in flat_settings(settings).items() if value is not None}
+    rows = [[name, setting_text(value)] for name, value in settings.items()]
+    return _table(["Setting", "Value"], rows, first=_code_cell) if rows else None
 
 
 def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -397,15 +403,16 @@ def setting_text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _table(header: list[str], rows: list[list[str | None]]) -> str:
-    """A Markdown table without the columns that no row fills."""
+def _table(header: list[str], rows: list[list[str | None]], first: Callable[[str], str] = in_markdown) -> str:
+    """A Markdown table without the columns that no row fills; `first` makes the first cell of a row."""
     filled = [index for index in range(len(header)) if any(row[index] for row in rows)]
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_cell(line[index]) for index in filled) + " |" for line in lines)
+    cells = [[first(row[0] or ""), *[in_markdown(cell or "") for cell in row[1:]]] for row in rows]
+    lines = [[in_markdown(name) for name in header], ["---"] * len(header), *cells]
+    return "\n".join("| " + " | ".join(line[index] for index in filled) + " |" for line in lines)
 
 
-def _cell(text: str | None) -> str:
-    return (text or "").replace("|", "\\|").replace("\n", " ")
+def _code_cell(text: str) -> str:
+    return in_code(text).replace("|", "\\|")
 
 
 def duration(seconds: float | None) -> str | None:
@@ -419,7 +426,7 @@ def duration(seconds: float | None) -> str | None:
 
 def _limitations(summary: DistillationSummary) -> list[str]:
     words = words_of(summary)
-    data = f", those of {summary.data.name}," if summary.data else ""
+    data = f", those of {in_markdown(summary.data.name)}," if summary.data else ""
     measured = {result.modality for result in summary.results}
     unmeasured = [_GIVEN[modality] for modality in words.other_inputs if modality not in measured]
     return [
@@ -429,6 +436,11 @@ def _limitations(summary: DistillationSummary) -> list[str]:
         *(["A student inherits its teacher's errors and biases."] if summary.distilled else []),
         *summary.limitations,
     ]
+
+
+def _fenced(text: str | None) -> str:
+    """As the lines of a block of code, which its own fence ends."""
+    return visible(text or "").replace("```", "'''")
 
 
 def _citations(summary: DistillationSummary) -> list[str]:

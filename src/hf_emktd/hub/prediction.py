@@ -11,6 +11,7 @@ import torch
 
 from ..data.clip_source import is_silent
 from ..data.media import Clip, MediaError, read_clip
+from ..plain_text import visible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -63,7 +64,7 @@ class ClipPrediction:
         column = (width - len(MARGIN) - (len(INPUTS) - 1) * len(GAP)) // len(INPUTS)
         headers = [TITLES[modality].ljust(column) for modality in self.top]
         rows = [[_cell(*entry, column) for entry in entries] for entries in zip(*self.top.values(), strict=True)]
-        title = f"{self.path}{''.join(f' ({note})' for note in self.notes)}"
+        title = f"{visible(str(self.path))}{''.join(f' ({note})' for note in self.notes)}"
         return "\n".join([title, *(f"{MARGIN}{GAP.join(row)}".rstrip() for row in [headers, *rows])])
 
 
@@ -189,6 +190,6 @@ def _best_labels(model: PreTrainedModel, inputs: dict[str, torch.Tensor], top_k:
 
 def _cell(label: str, probability: float, width: int) -> str:
     number = f" {probability:.3f}"
-    room = width - len(number)
+    room, label = width - len(number), visible(label)
     label = label if len(label) <= room else f"{label[: room - 1].rstrip()}…"
     return label.ljust(room) + number

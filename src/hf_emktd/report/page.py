@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import unicodedata
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from .. import plain_text
 from .left_out import LeftOut
 
 TEMPLATE = "page_template.html"
-# Marks that change the direction of what follows them, beyond where they stand.
-DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 def render(parts: dict[str, Any]) -> str:
@@ -36,13 +34,5 @@ def render(parts: dict[str, Any]) -> str:
 
 
 def visible(value: Any) -> Any:
-    """Text with a mark in place of each control character, lone surrogate and change of direction."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return "".join("\N{REPLACEMENT CHARACTER}" if _is_hidden(character) else character for character in value)
-
-
-def _is_hidden(character: str) -> bool:
-    if character in "\n\t":
-        return False
-    return unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in DIRECTIONS
+    """[`plain_text.visible`] of text that is not markup of our own."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else plain_text.visible(value)

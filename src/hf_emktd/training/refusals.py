@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..plain_text import in_one_line
+
 
 @contextmanager
 def refusals_in_one_line() -> Iterator[None]:
@@ -17,5 +19,5 @@ def refusals_in_one_line() -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError, NotADirectoryError) as error:
-        reason = " ".join(str(error).split())
+        reason = in_one_line(str(error))
         raise SystemExit(f"{Path(sys.argv[0]).name}: error: {reason}") from error

@@ -109,7 +109,7 @@ class TestFeatureExtractor:
         assert resampled.max(axis=1) == pytest.approx(original.max(axis=1), abs=0.05)
 
     def test_std_must_be_positive(self):
-        with pytest.raises(ValueError, match="std must be positive, .* but they are 0, "):
+        with pytest.raises(ValueError, match=r"std must be positive, .* but they are 0, "):
             CavMaeFeatureExtractor(std=0)
 
 
