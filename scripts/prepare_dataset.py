@@ -22,7 +22,7 @@ from transformers import AutoProcessor
 
 from hf_emktd.data import load_clips, task_of, write_shards
 from hf_emktd.data.shards import CONTAINERS, STORES
-from hf_emktd.hub import push_shards
+from hf_emktd.hub import prepare_repository, push_shards
 from hf_emktd.training import parse_arguments
 from hf_emktd.training.clip_data import DataArguments
 from hf_emktd.training.interruption import AGAIN, ending_in_one_line
@@ -52,7 +52,9 @@ class ShardArguments:
     push_to_hub: bool = field(default=False, metadata={"help": "Upload the shards as a data set."})
     hub_dataset_id: str | None = field(default=None, metadata={"help": "Its name, org/name."})
     hub_private_repo: bool = field(default=False, metadata={"help": "Whether the data set is private when created."})
-    hub_token: str | None = field(default=None, metadata={"help": "By default that of `hf auth login` or HF_TOKEN."})
+    hub_token: str | None = field(
+        default=None, repr=False, metadata={"help": "By default that of `hf auth login` or HF_TOKEN."}
+    )
 
     def __post_init__(self) -> None:
         if not self.output_dir:
@@ -67,6 +69,9 @@ class ShardArguments:
 
 def main() -> None:
     data_args, args = parse_arguments((DataArguments, ShardArguments), __doc__)
+    if args.push_to_hub:
+        private, token = args.hub_private_repo, args.hub_token
+        prepare_repository(args.hub_dataset_id, repo_type="dataset", private=private, token=token)
     with refusals_in_one_line():
         if data_args.dataset is None:
             raise ValueError("--dataset is needed: a name, or the path of a table of clips")
@@ -74,6 +79,8 @@ def main() -> None:
             raise ValueError(f"{data_args.dataset} has masks; shards hold clips with a class")
         processor = None if args.processor is None else AutoProcessor.from_pretrained(args.processor)
         source = load_clips(data_args.dataset, data_dir=data_args.data_dir, **data_args.options)
+        if data_args.strict:
+            source.report.refuse_problems()
         index = write_shards(
             source,
             args.output_dir,
@@ -89,7 +96,6 @@ def main() -> None:
         megabytes = sum(shard.bytes for shard in shards) / 1e6
         print(f"{split}: {index.num_clips(split):,} clips in {len(shards)} shards, {megabytes:,.1f} MB")
     if args.push_to_hub:
-        private, token = args.hub_private_repo, args.hub_token
         print(push_shards(Path(args.output_dir), args.hub_dataset_id, private=private, token=token))
 
 

@@ -165,7 +165,7 @@ class TestTables:
             ([("name", "category", "split"), ("../a", "dog", "val")], "line 2, column name: expected the name of"),
             ([("name", "category", "split"), ("a", "..", "val")], "line 2, column category: expected the name of"),
             ([("name", "category", "split"), ("a", "", "val")], "line 2, column category: expected the name of"),
-            ([("name", "category", "split"), ("a", "dog")], "line 2, column split: expected the name of"),
+            ([("name", "category", "split"), ("a", "dog")], "line 2: more or fewer fields than the header"),
             (
                 [("name", "category", "split"), ("a", "dog", "val"), ("a", "cat", "val")],
                 "line 3: .* contradicts .*; remove one",

@@ -7,15 +7,15 @@ Layout as the official loaders read it (https://github.com/OpenNLPLab/AVSBench, 
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .clip_source import ClipReport, ClipRow, ClipSource, collect_rows
+from .clip_source import ClipReport, ClipRow, ClipSource, collect_rows, size_of_file
 from .clip_table import SPLIT_NAMES
+from .csv_rows import read_records
 from .media import PathLike
 from .vggsound import VIDEO_EXTENSIONS
 
@@ -125,25 +125,22 @@ def _find_table(data_dir: Path, subset: _Subset) -> Path:
 def _parse(path: Path, subset: _Subset) -> Iterator[tuple[str, ClipRow]]:
     """Place (file and line, for messages) and content of each row."""
     columns = [subset.id_column, "split", *filter(None, [subset.label_column])]
-    # utf-8-sig: spreadsheet programs put a byte order mark first
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
-            raise ValueError(f"{path}: no column {', '.join(missing)}; got {reader.fieldnames}")
-        for row in reader:
-            place = f"{path}, line {reader.line_num}"
-            values = {column: _plain_name(row[column], f"{place}, column {column}") for column in columns}
-            if values["split"] not in SPLIT_NAMES:
-                raise ValueError(
-                    f"{place}, column split: unknown split {values['split']!r}, expected train, val or test"
-                )
-            label = values[subset.label_column] if subset.label_column else SOUNDING
-            yield place, ClipRow(values[subset.id_column], SPLIT_NAMES[values["split"]], label)
+    header, records = read_records(path)
+    if missing := [column for column in columns if column not in header]:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; got {header}")
+    for line, record in records:
+        place = f"{path}, line {line}"
+        if record is None:
+            raise ValueError(f"{place}: more or fewer fields than the header; quote fields that contain a comma")
+        values = {column: _plain_name(record[column], f"{place}, column {column}") for column in columns}
+        if values["split"] not in SPLIT_NAMES:
+            raise ValueError(f"{place}, column split: unknown split {values['split']!r}, expected train, val or test")
+        label = values[subset.label_column] if subset.label_column else SOUNDING
+        yield place, ClipRow(values[subset.id_column], SPLIT_NAMES[values["split"]], label)
 
 
-def _plain_name(value: str | None, place: str) -> str:
+def _plain_name(value: str, place: str) -> str:
     """Refuses what cannot name a file or folder inside another one: a table must not lead out of its folder."""
-    value = (value or "").strip()
     if value in ("", os.curdir, os.pardir) or "/" in value or os.sep in value:
         raise ValueError(f"{place}: expected the name of a file or folder, got {value!r}")
     return value
@@ -239,7 +236,7 @@ def _problem(files: dict[str, Any], places: Places) -> tuple[str, str] | None:
         if paths and found is None:
             return "maskless", f"no file {paths[0]}"
     used = [*files["frames"], *files["masks"], files["audio"], files["video"]]
-    if empty := [path for path in used if path and os.path.getsize(path) == 0]:
+    if empty := [path for path in used if path and size_of_file(path) == 0]:
         return "corrupt", f"{empty[0]} is empty (0 bytes)"
     return None
 

@@ -15,11 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value
-from transformers.utils import logging
 
-from .media import Clip
-
-logger = logging.get_logger(__name__)
+from .media import Clip, MediaError, MediaNotFoundError
 
 KINDS = {
     "missing": "the table names it but no file is there",
@@ -30,6 +27,9 @@ KINDS = {
     "still": "every sampled frame shows the same picture",
     "maskless": "the mask of a labelled frame is not there",
 }
+# Clips that only have these stay in use.
+USABLE = frozenset({"silent", "still"})
+UNUSABLE = frozenset(KINDS) - USABLE
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("video", "image", "audio")
 # lists of paths, of a scene with one picture and at most one mask a second
@@ -59,6 +59,11 @@ def status_of(clip: Clip) -> str:
     return "still" if is_still(clip.frames) else "ok"
 
 
+def kind_of(error: MediaError) -> str:
+    """The kind of [`ClipReport`] that a clip has which cannot be read."""
+    return "missing" if isinstance(error, MediaNotFoundError) else "corrupt"
+
+
 def is_silent(waveform: np.ndarray) -> bool:
     """Whether no sample of `(samples,)` exceeds 1e-4 of full scale."""
     return waveform.size == 0 or float(np.abs(waveform).max()) < SILENCE_PEAK
@@ -70,6 +75,19 @@ def is_still(frames: np.ndarray) -> bool:
         return False
     first = frames[0].astype(np.int16)
     return all(np.abs(frame - first).mean() < STILL_MEAN_DIFFERENCE for frame in frames[1:])
+
+
+def refuse_clip(kind: str, clip_id: str, reason: str) -> None:
+    """Makes an error of a problem for which a clip would be left out.
+
+    Raises:
+        `ValueError`: naming the clip.
+    """
+    if kind in UNUSABLE:
+        told = reason or KINDS[kind]
+        raise ValueError(
+            f"clip {clip_id!r} is {kind}: {told}; put it right, or run without strict to have such clips left out"
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +114,8 @@ class ClipReport:
 
     Args:
         rows (`dict[str, int]`): Rows the annotations name, by split.
-        found (`dict[str, int]`): Rows whose files are there, by split.
+        found (`dict[str, int]`): Rows whose files are there, by split; those that vanish while they are read are taken
+            out again.
         notes (`dict[str, int]`): Harmless oddities that were put right, such as `duplicate_rows`, by count.
         manifest_hash (`str`): Identifies the clips in use (names, splits, labels, file sizes), wherever they lie.
     """
@@ -106,17 +125,56 @@ class ClipReport:
     notes: dict[str, int] = field(default_factory=dict)
     manifest_hash: str = ""
     _problems: dict[tuple[str, str, str], str] = field(default_factory=dict, repr=False)
+    _examples: dict[str, str] = field(default_factory=dict, repr=False)
+    _strict: bool = field(default=False, repr=False)
 
     def add(self, split: str, kind: str, clip_id: str, reason: str = "") -> None:
         """Notes a problem of one clip; noting it again changes only the reason.
 
         Raises:
-            `ValueError`: `kind` is none of `KINDS`.
+            `ValueError`: `kind` is none of `KINDS`, or problems are refused ([`ClipReport.refuse_problems`]).
         """
         if kind not in KINDS:
             raise ValueError(f"unknown kind {kind!r} for clip {clip_id!r}; it must be one of {', '.join(KINDS)}")
         key = (split, kind, clip_id)
         self._problems[key] = reason or self._problems.get(key, "") or KINDS[kind]
+        if self._strict:
+            refuse_clip(kind, clip_id, self._problems[key])
+
+    def lose(self, split: str, clip_id: str, reason: str = "") -> None:
+        """Notes that a clip's files were found and are no longer there."""
+        if (split, "missing", clip_id) not in self._problems:
+            self.found[split] -= 1
+        self.add(split, "missing", clip_id, reason)
+
+    def note(self, oddity: str, count: int = 1, example: str = "") -> None:
+        """Counts something that was put right; its first example goes into the summary."""
+        if count:
+            self.notes[oddity] = self.notes.get(oddity, 0) + count
+            self._examples.setdefault(oddity, example)
+
+    def refuse_problems(self) -> None:
+        """
+        Makes an error of the first problem for which a clip is left out, and of the first oddity of the annotations:
+        at once, if there is one already, or else when it is added. Silent and still clips stay in use and are counted.
+
+        Raises:
+            `ValueError`: naming the clip and what is wrong with it.
+        """
+        self._strict = True
+        for (_, kind, clip_id), reason in self._problems.items():
+            refuse_clip(kind, clip_id, reason)
+        for oddity in self.notes:
+            raise ValueError(f"{self._told(oddity)}; put it right, or run without strict to have such things counted")
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether problems are refused."""
+        return self._strict
+
+    def _told(self, oddity: str) -> str:
+        example = self._examples.get(oddity)
+        return f"{self.notes[oddity]:,} {oddity.replace('_', ' ')}{f', such as {example}' if example else ''}"
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -146,7 +204,7 @@ class ClipReport:
             kinds = counts.get(split, {})
             listed = "".join(f", {kinds[kind]:,} {kind}" for kind in KINDS if kind in kinds)
             parts.append(f"{split}: {rows:,} rows, {self.found.get(split, 0):,} found{listed}.")
-        parts.extend(f"{count:,} {name.replace('_', ' ')}." for name, count in self.notes.items() if count)
+        parts.extend(f"{self._told(oddity)}." for oddity in self.notes)
         return " ".join([*parts, f"Manifest {self.manifest_hash[:12]}."])
 
     def save(self, path: str | os.PathLike) -> None:
@@ -198,8 +256,6 @@ class ClipSource:
         splits = {split: _to_dataset(members, columns, label_names) for split, members in by_split.items() if members}
         report.found = {split: len(by_split[split]) for split in SPLITS if split in report.rows}
         report.manifest_hash = manifest_hash(chain(*by_split.values()))
-        is_whole = report.found == report.rows
-        (logger.info if is_whole else logger.warning)(report.summary())
         return cls(list(label_names), DatasetDict(splits), report)
 
     def stream(self, split: str) -> IterableDataset:
@@ -240,7 +296,7 @@ def collect_rows(
             rows[row.clip_id] = row
             report.rows[row.split] = report.rows.get(row.split, 0) + 1
         elif rows[row.clip_id] == row:
-            report.notes["duplicate_rows"] = report.notes.get("duplicate_rows", 0) + 1
+            report.note("duplicate_rows")
         else:
             raise ValueError(f"{place}: {row} contradicts {rows[row.clip_id]}; remove one of the rows")
     return rows
@@ -253,13 +309,18 @@ def check_label(label: str, label_names: Sequence[str], place: str) -> None:
         `ValueError`: The label is unknown.
     """
     if label not in label_names:
-        near = difflib.get_close_matches(label, label_names, n=3)
+        # names that differ in case alone come nearest
+        by_folded = {name.casefold(): name for name in label_names}
+        near = [by_folded[name] for name in difflib.get_close_matches(label.casefold(), by_folded, n=3)]
         meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ValueError(f"{place}: unknown label {label!r}, not one of the {len(label_names)} classes{meant}")
 
 
 def manifest_hash(rows: Iterable[ClipRow]) -> str:
-    """SHA-256 over the sorted names, splits, labels and file sizes (bytes, by column); no path goes in."""
+    """
+    SHA-256 over the sorted names, splits, labels and file sizes (bytes, by column, -1 where there is none); no path
+    goes in.
+    """
     entries = sorted(
         [row.clip_id, row.split, row.label, [[column, _size(path)] for column, path in sorted(row.files.items())]]
         for row in rows
@@ -270,4 +331,12 @@ def manifest_hash(rows: Iterable[ClipRow]) -> str:
 def _size(paths: Paths) -> int | list[int]:
     if isinstance(paths, list):
         return [_size(path) for path in paths]
-    return -1 if paths is None else os.path.getsize(paths)
+    return -1 if paths is None else size_of_file(paths)
+
+
+def size_of_file(path: str) -> int:
+    """In bytes; -1 if it is not there, or no longer."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1

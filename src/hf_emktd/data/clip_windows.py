@@ -20,7 +20,6 @@ from .media import (
     EmbeddedMedia,
     MediaError,
     PathLike,
-    _as_media_error,
     _best_picture_stream,
     _checked,
     _demuxed,
@@ -33,6 +32,7 @@ from .media import (
     _resampled,
     _StreamReader,
     _without_holes,
+    as_media_error,
     read_clip,
 )
 
@@ -158,7 +158,7 @@ def _read_errors_of(path: Path) -> Iterator[None]:
     except MediaError:
         raise
     except READ_ERRORS as error:
-        raise _as_media_error(path, error) from error
+        raise as_media_error(path, error) from error
 
 
 def _end_of_packets(container: av.container.InputContainer) -> float:

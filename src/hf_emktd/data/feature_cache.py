@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,18 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from filelock import FileLock
 from transformers.utils import logging
 
+from .clip_source import UNUSABLE, kind_of, refuse_clip
 from .media import MediaError
 from .processes import fork_without_garbage
 
 if TYPE_CHECKING:
-    from .clip_source import ClipSource
+    from .clip_source import ClipReport, ClipSource
 
 
 __all__ = ["cache_key", "extract_once"]
 
 logger = logging.get_logger(__name__)
 
-UNUSABLE = frozenset({"corrupt", "soundless", "pictureless"})
 OWN_COLUMNS = ("clip_id", "label")
 # other kinds of column hold the media themselves
 PATHS = (Value("string"), List(Value("string")))
@@ -51,15 +52,18 @@ def extract_once(
     Calls `extract_clip(row, **options)` for every clip of every split and stores what it returns.
 
     Each split is cached in the `datasets` cache directory under a key made of its clips (names, labels, order, size
-    and time of change of their files, or what `source.contents` says of embedded ones) and `parameters`. Clips that
-    are corrupt or lack sound or picture are left out; all problems are counted in `source.report`, also when the cache
-    is used. A killed run loses the file at hand, `CLIPS_PER_FILE` clips; of two runs on the same clips one extracts
-    and the other waits.
+    and time of change of their files, or what `source.contents` says of embedded ones) and `parameters`. A killed run
+    loses the file at hand, `CLIPS_PER_FILE` clips; of two runs on the same clips one extracts and the other waits.
+
+    Clips that are corrupt, lack sound or picture, or have vanished since the table was read, are left out. All
+    problems are counted in `source.report`, also when the cache is used, and its summary is logged once. Where the
+    report refuses problems, the first clip that would be left out ends the extraction. What had vanished is looked
+    for again when the cache is used.
 
     Args:
         source: [`ClipSource`]; `clip_id` and `label` are kept, all other columns are paths.
         extract_clip: module-level function; its result has `columns` and `problems`, kinds of [`ClipReport`] that
-            apply. A [`MediaError`] that it raises makes the clip corrupt.
+            apply. A [`MediaError`] that it raises makes the clip corrupt, or missing.
         columns: `datasets` feature of each column that it returns.
         parameters: plain JSON values that decide the content.
         num_proc: number of processes; *optional*, defaults to one for each core at hand and `CLIPS_PER_PROCESS` clips.
@@ -68,8 +72,12 @@ def extract_once(
     splits = {}
     for split, clips in source.splits.items():
         key = cache_key(clips, [parameters, source.contents[split]] if split in source.contents else parameters)
-        extracted = _extract_split(clips, split, key, extract_clip, columns, num_proc, options)
+        extracted = _extract_split(
+            clips, split, key, extract_clip, columns, num_proc, source.report.is_strict, options
+        )
         splits[split] = _usable(extracted, split, source)
+    is_whole = not any(UNUSABLE & kinds.keys() for kinds in source.report.counts.values())
+    (logger.info if is_whole else logger.warning)(source.report.summary())
     return DatasetDict(splits)
 
 
@@ -87,12 +95,15 @@ def _path_columns(clips: Dataset) -> list[str]:
 
 
 def _state_of(paths: str | list[str | None] | None) -> list | tuple[int, int] | None:
-    """Size and time of change of files: what tells another recording of the same name and length."""
+    """Size and time of change of files, none of one that vanished: what tells another recording of the same name."""
     if paths is None:
         return None
     if isinstance(paths, list):
         return [_state_of(path) for path in paths]
-    status = os.stat(paths)
+    try:
+        status = os.stat(paths)
+    except OSError:
+        return -1, -1
     return status.st_size, status.st_mtime_ns
 
 
@@ -103,6 +114,7 @@ def _extract_split(
     extract_clip: Callable[..., dict[str, Any]],
     columns: Mapping[str, Any],
     num_proc: int | None,
+    is_strict: bool,
     options: Mapping[str, Any],
 ) -> Dataset:
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_emktd_features" / key
@@ -115,21 +127,43 @@ def _extract_split(
         for leftover in folder.glob("tmp*"):  # what a killed process was writing
             leftover.unlink()
         for name, part in _parts(clips, split):
-            parts.append(
-                part.map(
-                    _extract_row,
-                    with_rank=True,
-                    remove_columns=_path_columns(clips),
-                    features=Features({**own, **columns, "problems": problems}),
-                    fn_kwargs={"extract_clip": extract_clip, "columns": list(columns), "options": dict(options)},
-                    num_proc=_processes(len(part), num_proc),
-                    writer_batch_size=WRITER_BATCH_SIZE,
-                    new_fingerprint=f"{key}-{name}",
-                    cache_file_name=str(folder / f"{name}.arrow"),
-                    desc=f"Features ({name})",
-                )
+            extract = partial(
+                part.map,
+                _extract_row,
+                with_rank=True,
+                remove_columns=_path_columns(clips),
+                features=Features({**own, **columns, "problems": problems}),
+                fn_kwargs={
+                    "extract_clip": extract_clip,
+                    "columns": list(columns),
+                    "is_strict": is_strict,
+                    "options": dict(options),
+                },
+                num_proc=_processes(len(part), num_proc),
+                writer_batch_size=WRITER_BATCH_SIZE,
+                new_fingerprint=f"{key}-{name}",
+                cache_file_name=str(folder / f"{name}.arrow"),
+                desc=f"Features ({name})",
             )
+            extracted = extract()
+            parts.append(extract(load_from_cache_file=False) if _has_returned(part, extracted) else extracted)
     return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
+def _has_returned(clips: Dataset, extracted: Dataset) -> bool:
+    """Whether files are there that had vanished when they were to be read."""
+    missing = [
+        row
+        for row, problems in enumerate(extracted["problems"])
+        if any(problem["kind"] == "missing" for problem in problems)
+    ]
+    columns = [column for column in _path_columns(clips) if clips.features[column] in PATHS]
+    return any(all(_is_there(clips[row][column]) for column in columns) for row in missing)
+
+
+def _is_there(paths: str | list[str | None] | None) -> bool:
+    paths = paths if isinstance(paths, list) else [paths]
+    return all(path is None or os.path.isfile(path) for path in paths)
 
 
 def _parts(clips: Dataset, split: str) -> Iterator[tuple[str, Dataset]]:
@@ -154,30 +188,37 @@ def _extract_row(
     rank: int | None,
     extract_clip: Callable[..., dict[str, Any]],
     columns: list[str],
+    is_strict: bool,
     options: dict[str, Any],
 ) -> dict[str, Any]:
     if rank is not None:
         # a forked process must not enter the parent's thread pool, and there is one process per core already
         torch.set_num_threads(1)
     try:
-        return extract_clip(row, **options)
+        extracted = extract_clip(row, **options)
     except MediaError as error:
-        return {**dict.fromkeys(columns), "problems": [{"kind": "corrupt", "reason": str(error)}]}
+        extracted = {**dict.fromkeys(columns), "problems": [{"kind": kind_of(error), "reason": str(error)}]}
+    if is_strict:
+        for problem in extracted["problems"]:
+            refuse_clip(problem["kind"], row["clip_id"], problem["reason"])
+    return extracted
 
 
 def _usable(extracted: Dataset, split: str, source: ClipSource) -> Dataset:
     """Counts what the extraction found and drops the clips no model can use."""
-    keep, reasons = [], []
+    keep = []
     for index, (clip_id, problems) in enumerate(zip(extracted["clip_id"], extracted["problems"], strict=True)):
         for problem in problems:
-            source.report.add(split, problem["kind"], clip_id, problem["reason"])
-        fatal = [problem["reason"] for problem in problems if problem["kind"] in UNUSABLE]
-        if fatal:
-            reasons.append(f"{clip_id}: {fatal[0]}")
-        else:
+            note_problem(source.report, split, problem["kind"], clip_id, problem["reason"])
+        if not UNUSABLE & {problem["kind"] for problem in problems}:
             keep.append(index)
     extracted = extracted.remove_columns("problems")
-    if len(keep) == len(extracted):
-        return extracted
-    logger.warning(f"{len(reasons)} of {len(extracted)} {split} clips are unusable and left out, such as {reasons[0]}")
-    return extracted.select(keep)
+    return extracted if len(keep) == len(extracted) else extracted.select(keep)
+
+
+def note_problem(report: ClipReport, split: str, kind: str, clip_id: str, reason: str) -> None:
+    """Adds what was met while a clip was read: of a missing one the file had been there."""
+    if kind == "missing":
+        report.lose(split, clip_id, reason)
+    else:
+        report.add(split, kind, clip_id, reason)

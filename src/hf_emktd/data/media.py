@@ -160,7 +160,8 @@ def read_clip(
             and AVSBench code does, instead of the first.
 
     Returns:
-        [`Clip`]: `waveform` or `frames` is `None` where the file has no such stream.
+        [`Clip`]: `waveform` or `frames` is `None` where the file has no such stream, or not one sample of it at
+            `sampling_rate`.
 
     Raises:
         [`MediaError`]: The file is missing ([`MediaNotFoundError`]) or broken, of no container that is read here,
@@ -182,7 +183,7 @@ def read_clip(
     except MediaError:
         raise
     except READ_ERRORS as error:
-        raise _as_media_error(path, error) from error
+        raise as_media_error(path, error) from error
     return clip
 
 
@@ -269,14 +270,15 @@ def _size_of_file(path: Path) -> int:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:  # a name may be too long, hold a zero or lead in a circle
-        raise _as_media_error(path, error) from error
+        raise as_media_error(path, error) from error
     # a pipe would never end
     if not stat.S_ISREG(status.st_mode):
         raise MediaError(path, "is not a file")
     return status.st_size
 
 
-def _as_media_error(path: Path, error: Exception) -> MediaError:
+def as_media_error(path: Path, error: Exception) -> MediaError:
+    """What reading a file has raised, as the error that says so."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return MediaNotFoundError(path, "does not exist")
     return MediaError(path, f"cannot be read ({type(error).__name__}: {error})")
@@ -463,6 +465,8 @@ def _read_sound(
     clip.waveform = resample(waveform, clip.source_sampling_rate, clip.sampling_rate)
     if limit < math.inf:
         clip.waveform = clip.waveform[: round(limit * clip.sampling_rate)]
+    if len(clip.waveform) == 0:
+        clip.waveform = clip.sampling_rate = clip.source_sampling_rate = None
 
 
 def _checked_rate(rate: int) -> int:

@@ -14,7 +14,7 @@ from PIL import Image
 from .clip_source import is_silent, is_still
 from .feature_cache import extract_once
 from .features import decode_frame, input_parameters
-from .media import PICTURE_ERRORS, MediaError, read_clip
+from .media import PICTURE_ERRORS, MediaError, as_media_error, read_clip
 
 if TYPE_CHECKING:
     from ..models.avsegformer import AvSegFormerProcessor
@@ -134,15 +134,14 @@ def _read_sound(row: dict[str, Any], sampling_rate: int, seconds: int) -> np.nda
     if path is None:
         return None
     options = {"sampling_rate": sampling_rate, "max_seconds": float(seconds)}
-    waveform = read_clip(path, read_video=False, mix_channels=True, **options).waveform
-    return None if waveform is None or len(waveform) == 0 else waveform
+    return read_clip(path, read_video=False, mix_channels=True, **options).waveform
 
 
 def _read_bytes(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise MediaError(path, f"cannot be read ({type(error).__name__}: {error})") from error
+        raise as_media_error(Path(path), error) from error
 
 
 def _read_mask(path: str) -> bytes:

@@ -21,10 +21,10 @@ import torch
 from datasets import Dataset, Features, List, Value, Video
 from tqdm.auto import tqdm
 
-from .clip_source import COLUMNS, ClipReport, status_of
-from .feature_cache import OWN_COLUMNS, UNUSABLE, cache_key
+from .clip_source import COLUMNS, UNUSABLE, ClipReport, kind_of, status_of
+from .feature_cache import OWN_COLUMNS, cache_key, note_problem
 from .features import extract_clip
-from .media import Clip, MediaError, PathLike, read_clip, read_image
+from .media import Clip, MediaError, PathLike, as_media_error, read_clip, read_image
 from .processes import fork_without_garbage
 from .shards import CONTAINERS, INDEX_NAME, STORES, Shard, ShardIndex, feature_settings, load_shards, write_json
 
@@ -86,10 +86,11 @@ def write_shards(
     tasks = _tasks(source, directory, container, clips_per_shard)
     read = partial(_read_features, processor=processor, num_frames=num_frames, max_seconds=max_seconds)
     write = partial(_write_shard, read=read if store == "features" else _read_media)
-    written = _in_parallel(write, tasks, num_proc)
-    for progress in written:
+    written = []
+    for progress in _in_parallel(write, tasks, num_proc):
+        written.append(progress)
         for split, kind, clip_id, reason in progress["problems"]:
-            source.report.add(split, kind, clip_id, reason)
+            note_problem(source.report, split, kind, clip_id, reason)
     index = _index(source, tasks, written, store=store, container=container, settings=settings, key=key)
     source.report.save(directory / REPORT_NAME)
     (directory / "README.md").write_text(_card(index), encoding="utf-8")
@@ -168,13 +169,14 @@ def _tasks(source: ClipSource, directory: Path, container: str, clips_per_shard:
     return tasks
 
 
-def _in_parallel(write: Any, tasks: list[_Task], num_proc: int) -> list[dict[str, Any]]:
+def _in_parallel(write: Any, tasks: list[_Task], num_proc: int) -> Iterator[dict[str, Any]]:
     bar = partial(tqdm, total=len(tasks), desc="Shards", unit="shard")
     processes = min(num_proc, len(tasks))
     if processes <= 1:
-        return list(bar(map(write, tasks)))
+        yield from bar(map(write, tasks))
+        return
     with fork_without_garbage(), multiprocessing.get_context("fork").Pool(processes, _one_thread) as pool:
-        return list(bar(pool.imap(write, tasks)))
+        yield from bar(pool.imap(write, tasks))
 
 
 def _one_thread() -> None:
@@ -206,7 +208,7 @@ def _read_features(row: dict[str, Any], **options: Any) -> tuple[dict[str, Any],
     try:
         content = extract_clip(row, **options)
     except MediaError as error:
-        return {}, [("corrupt", str(error))]
+        return {}, [(kind_of(error), str(error))]
     return content, [(problem["kind"], problem["reason"]) for problem in content.pop("problems")]
 
 
@@ -214,14 +216,22 @@ def _read_media(row: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, st
     paths = {column: row[column] for column in COLUMNS if row.get(column)}
     try:
         kind = _status(paths)
+        contents = {column: _read_bytes(path) for column, path in paths.items()}
     except MediaError as error:
-        return {}, [("corrupt", str(error))]
+        return {}, [(kind_of(error), str(error))]
     content = {column: None for column in COLUMNS if column in row}
     content |= {
-        column: {"path": f"{row['clip_id']}{Path(path).suffix.lower()}", "bytes": Path(path).read_bytes()}
+        column: {"path": f"{row['clip_id']}{Path(path).suffix.lower()}", "bytes": contents[column]}
         for column, path in paths.items()
     }
     return content, [] if kind == "ok" else [(kind, "")]
+
+
+def _read_bytes(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise as_media_error(Path(path), error) from error
 
 
 def _status(paths: dict[str, str]) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 from datasets.utils import tqdm
 from transformers.utils import logging
 
-from .clip_source import SPLITS, ClipReport, ClipRow, ClipSource, collect_rows
+from .clip_source import SPLITS, ClipReport, ClipRow, ClipSource, collect_rows, size_of_file
+from .csv_rows import read_rows
 from .media import PathLike
 
 logger = logging.get_logger(__name__)
@@ -112,13 +113,9 @@ def _find_annotations(data_dir: Path) -> Path:
 
 def _parse(path: Path) -> Iterator[tuple[str, ClipRow]]:
     """Place (file and line, for messages) and content of each row of one table."""
-    # utf-8-sig: spreadsheet programs put a byte order mark first
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        for fields in reader:
-            if fields:
-                place = f"{path}, line {reader.line_num}"
-                yield place, _parse_row([field.strip() for field in fields], path, place)
+    for line, fields in read_rows(path):
+        place = f"{path}, line {line}"
+        yield place, _parse_row(fields, path, place)
 
 
 def _parse_row(fields: list[str], path: Path, place: str) -> ClipRow:
@@ -175,7 +172,11 @@ def _present_rows(
         chosen = choose(paths)
         if not any(chosen.values()):
             report.add(row.split, "missing", clip_id)
-        elif empty := [path for path in chosen.values() if path and os.path.getsize(path) == 0]:
+            continue
+        sizes = {path: size_of_file(path) for path in chosen.values() if path}
+        if absent := [path for path, size in sizes.items() if size < 0]:
+            report.add(row.split, "missing", clip_id, f"no file {absent[0]}")
+        elif empty := [path for path, size in sizes.items() if size == 0]:
             report.add(row.split, "corrupt", clip_id, f"{empty[0]} is empty (0 bytes)")
         else:
             _note_parts(report, row, paths, chosen)
@@ -201,7 +202,7 @@ def _frame_rank(path: str) -> tuple[bool, int]:
 
 def _note_parts(report: ClipReport, row: ClipRow, paths: list[str], chosen: dict[str, str | None]) -> None:
     if "video" in chosen and len(_videos(paths)) > 1:
-        report.notes["duplicate_files"] = report.notes.get("duplicate_files", 0) + 1
+        report.note("duplicate_files")
     if "audio" in chosen and chosen["audio"] is None:
         report.add(row.split, "soundless", row.clip_id, "no sound file")
     if "image" in chosen and chosen["image"] is None:

@@ -62,6 +62,13 @@ class DataArguments:
     max_train_clips: int | None = field(
         default=None, metadata={"help": "Train on so many clips only, the same random ones in every run."}
     )
+    strict: bool = field(
+        default=False,
+        metadata={
+            "help": "End with an error at the first clip that is missing, corrupt or lacks sound or picture, and at "
+            "the first oddity of the table, instead of counting and leaving out. Silent and still clips stay in use."
+        },
+    )
     feature_workers: int | None = field(default=None, metadata={"help": "Processes that extract features."})
     streaming: bool = field(
         default=False,
@@ -145,6 +152,8 @@ class ClipData:
         self.args = args
         self.processor = processor
         self.source: ClipSource = load_clips(args.dataset, data_dir=args.data_dir, **args.options)
+        if args.strict:
+            self.source.report.refuse_problems()
         if model_config is not None:
             check_labels(self, model_config)
         if only_split is not None:
@@ -250,6 +259,8 @@ class ShardData(ClipData):
         if self.index.settings is not None:
             args.num_frames = self.index.settings["num_frames"]
         self.source = ClipSource(self.index.label_names, dict.fromkeys(self.index.splits), self.index.report())
+        if args.strict:
+            self.source.report.refuse_problems()
         if model_config is not None:
             check_labels(self, model_config)
         if only_split is not None:
