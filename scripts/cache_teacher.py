@@ -49,7 +49,7 @@ from hf_emktd.training import (
     write_teacher_cache,
 )
 from hf_emktd.training.interruption import AGAIN, ending_in_one_line
-from hf_emktd.training.process_group import end_process_group
+from hf_emktd.training.process_group import end_process_group, run_launched
 from hf_emktd.training.refusals import refusals_in_one_line
 
 NO_MONITOR = "none"
@@ -174,7 +174,7 @@ def get_monitor(args: CacheArguments, teacher: PreTrainedModel, data: ClipData) 
         return None
     if args.monitor is not None:
         return load_monitor(args.monitor)
-    monitor = find_monitor(args.teacher, args.output_dir)
+    monitor = find_monitor(args.teacher, Path(args.output_dir))
     if monitor is None:
         folder = str(Path(args.output_dir) / MONITOR_FOLDER)
         monitor = train_monitor(teacher, data, EntropyMonitorArguments(output_dir=folder, seed=args.seed))
@@ -216,5 +216,5 @@ def verify(args: CacheArguments, live: LiveTeacher, views, source) -> None:
 
 if __name__ == "__main__":
     with ending_in_one_line(AGAIN):
-        main()
+        run_launched(main)
     end_process_group()

@@ -64,6 +64,7 @@ from hf_emktd.training import (
     merge_adapters,
     open_clips,
     parse_arguments,
+    prepare_push,
     publish_run,
     save_run,
     to_json,
@@ -71,7 +72,7 @@ from hf_emktd.training import (
     without_adapters,
 )
 from hf_emktd.training.interruption import RESUME, ending_in_one_line
-from hf_emktd.training.process_group import end_process_group
+from hf_emktd.training.process_group import end_process_group, run_launched
 from hf_emktd.training.refusals import refusals_in_one_line
 from hf_emktd.training.weight_inheritance import INHERIT, SCRATCH, STUDENT_INITS
 
@@ -168,6 +169,7 @@ def main() -> None:
         __doc__,
     )
     args.output_dir = args.output_dir or f"runs/{Path(models.teacher).name}-student"
+    push = prepare_push(args)
     set_seed(args.seed)
     with refusals_in_one_line():
         lora_args.settle(args, models.student if has_weights(models.student) else None, merge=True)
@@ -175,7 +177,7 @@ def main() -> None:
         data_args.fill_from(teacher.config)
         augmentation = augmentation_for(teacher.config, augmentations)
         config = build_student_config(teacher.config, models.student, models.student_fields, models.student_modalities)
-        config = derive_config(config, {"training_data": data_args.to_config(published=args.push_to_hub)})
+        config = derive_config(config, {"training_data": data_args.to_config(published=push)})
         objectives = build_objectives(args, config, teacher.config)
         check_parts(config, [*args.freeze, *(models.inherit or [])])
         check_modalities(evaluation_args, config, teacher.config)
@@ -197,7 +199,6 @@ def main() -> None:
             views = CachedViews(views, cache, with_signals=bool(objectives))
             cache.check_source(cache_source(teacher, monitor, teacher_processor, data, views))
         student = add_adapters(student, lora_args)
-    push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
     trainer = EMKTDTrainer(
         student,
         args,
@@ -290,7 +291,7 @@ def get_monitor(
     if models.monitor is not None:
         with refusals_in_one_line():
             return load_monitor(models.monitor)
-    monitor = find_monitor(models.teacher, *filter(None, [models.teacher_cache]), args.output_dir)
+    monitor = find_monitor(models.teacher, *map(Path, filter(None, [models.teacher_cache, args.output_dir])))
     if monitor is None:
         folder = str(Path(args.output_dir) / MONITOR_FOLDER)
         monitor = train_monitor(teacher, data, EntropyMonitorArguments.within(args, folder))
@@ -299,5 +300,5 @@ def get_monitor(
 
 if __name__ == "__main__":
     with ending_in_one_line(RESUME):
-        main()
+        run_launched(main)
     end_process_group()

@@ -40,7 +40,9 @@ from hf_emktd.training import (
     parse_arguments,
     to_json,
 )
+from hf_emktd.training.interruption import AGAIN, ending_in_one_line
 from hf_emktd.training.refusals import refusals_in_one_line
+from hf_emktd.whole_files import written_whole
 
 
 @dataclass
@@ -85,10 +87,12 @@ def main() -> None:
                 raise ValueError(f"{name} is no directory of a model; download it first with `hf download`.")
         model, processor = load_model(args.model, dtype=torch.float32)
         try:
-            files = export_model(model, folder, args.format, args.modalities)
-            write_preprocessing(model.config, processor, folder)
+            with written_whole(folder) as unfinished:
+                written = export_model(model, unfinished, args.format, args.modalities)
+                write_preprocessing(model.config, processor, unfinished)
         except ExportError as error:
             raise ValueError(str(error)) from error
+    files = [replace(file, path=folder / file.path.name) for file in written]
     names = {"model": args.model} | ({"teacher": args.teacher} if args.teacher else {})
     rows = measure(names, files, args.repetitions)
     metric = None
@@ -127,4 +131,5 @@ def names_of(folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_in_one_line(AGAIN):
+        main()

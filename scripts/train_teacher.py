@@ -46,6 +46,7 @@ from hf_emktd.training import (
     open_clips,
     parse_arguments,
     parse_overrides,
+    prepare_push,
     publish_run,
     save_run,
     student_processor,
@@ -53,7 +54,7 @@ from hf_emktd.training import (
     without_adapters,
 )
 from hf_emktd.training.interruption import RESUME, ending_in_one_line
-from hf_emktd.training.process_group import end_process_group
+from hf_emktd.training.process_group import end_process_group, run_launched
 from hf_emktd.training.refusals import refusals_in_one_line
 
 
@@ -101,6 +102,7 @@ def main() -> None:
         __doc__,
     )
     args.output_dir = args.output_dir or "runs/teacher"
+    push = prepare_push(args)
     set_seed(args.seed)
     with refusals_in_one_line():
         lora_args.settle(args, teacher_args.init, merge=False)
@@ -112,11 +114,10 @@ def main() -> None:
         with args.main_process_first(desc="features"):
             data = open_clips(data_args, processor)
     model = build_model(teacher_args, config, data)
-    model.config.training_data = data_args.to_config(published=args.push_to_hub)
+    model.config.training_data = data_args.to_config(published=push)
     model.config.training_augmentation = vars(augmentation)
     with refusals_in_one_line():
         model = add_adapters(model, lora_args)
-    push, args.push_to_hub = args.push_to_hub, False  # the finished directory is pushed, with its card, not each save
     trainer = AudioVisualTrainer(
         model,
         args,
@@ -184,5 +185,5 @@ def build_model(args: TeacherArguments, config: PreTrainedConfig, data: ClipData
 
 if __name__ == "__main__":
     with ending_in_one_line(RESUME):
-        main()
+        run_launched(main)
     end_process_group()

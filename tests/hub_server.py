@@ -4,7 +4,7 @@ a data set speak.
     with HubServer() as hub:
         env = hub.environment(cache_dir)    # for a subprocess: huggingface_hub reads HF_ENDPOINT when it is imported
 
-Repositories live in memory; it listens on 127.0.0.1 only.
+Repositories live in memory; it listens on 127.0.0.1 only. `hub.break_next` lets it fail as a Hub may.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import hashlib
 import json
 import os
 import re
+import socket
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
@@ -42,6 +45,32 @@ class Repo:
         return self.branches.get(revision, revision if revision in self.commits else None)
 
 
+@dataclass
+class Fault:
+    """
+    What goes wrong with the next `times` requests of a method whose path matches a pattern.
+
+    Args:
+        status: answered in place of the right answer, with `headers` and `message`.
+        drop: the connection ends, `"before"` the request is looked at, `"after"` it is done but not answered, or
+            `"half"` way through the answer.
+        seconds: an answer takes, piece by piece.
+        wrong: the content is another of the same size.
+        meanwhile: called before the request is looked at.
+    """
+
+    method: str
+    pattern: str
+    times: int = 1
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    message: str = "broken on purpose"
+    drop: str = ""
+    seconds: float = 0.0
+    wrong: bool = False
+    meanwhile: Callable[[], None] | None = None
+
+
 class HubServer:
     """The server, on a free port while the `with` block lasts.
 
@@ -54,6 +83,7 @@ class HubServer:
         self.repos: dict[str, Repo] = {}
         self.large_files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
+        self.faults: list[Fault] = []
         self._api, self.url = self._listen()
         # large files come from another origin, as from the Hub's CDN: clients take a redirect there differently
         self._storage, self.storage_url = self._listen()
@@ -74,6 +104,17 @@ class HubServer:
             server.shutdown()
             server.server_close()
 
+    def break_next(self, method: str, pattern: str, **what: Any) -> None:
+        """See [`Fault`]."""
+        self.faults.append(Fault(method, pattern, **what))
+
+    def fault_of(self, method: str, path: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.times and fault.method == method and re.search(fault.pattern, path):
+                fault.times -= 1
+                return fault
+        return None
+
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
         repo = self.repos[repo_id]
         return repo.commits[repo.branches[revision]]
@@ -89,9 +130,9 @@ class HubServer:
 class HubError(Exception):
     """An answer that is an error, with the Hub's `X-Error-Code`."""
 
-    def __init__(self, status: int, message: str, code: str = "") -> None:
+    def __init__(self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.headers = status, code, headers or {}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -131,13 +172,21 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         self.hub.requests.append((self.command, path))
         self.body = self._read_body()
+        self.fault = self.hub.fault_of(self.command, path)
+        if self.fault is not None and self.fault.meanwhile:
+            self.fault.meanwhile()
+        if self.fault is not None and self.fault.drop == "before":
+            return self._hang_up()
         try:
+            if self.fault is not None and self.fault.status:
+                raise HubError(self.fault.status, self.fault.message, headers=self.fault.headers)
             for pattern, handle in routes:
                 if match := re.fullmatch(pattern, path):
                     return handle(*map(unquote, match.groups()))
             raise HubError(404, f"{self.command} {path} is not part of this Hub")
         except HubError as error:
             headers = {"X-Error-Message": str(error), **({"X-Error-Code": error.code} if error.code else {})}
+            headers |= error.headers
             return self._json({"error": str(error)}, error.status, headers)
 
     # reading
@@ -320,6 +369,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json", **(headers or {})})
 
     def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        if self.fault is not None and self.fault.drop == "after":
+            return self._hang_up()
+        if self.fault is not None and self.fault.wrong:
+            content = bytes(255 - byte for byte in content)
         if status == 200 and (part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
             first, last = int(part[1]), min(int(part[2] or len(content)), len(content) - 1)
             headers = headers | {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
@@ -329,7 +382,23 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
+            self._write(content)
+
+    def _write(self, content: bytes) -> None:
+        if self.fault is None:
             self.wfile.write(content)
+        elif self.fault.drop == "half":
+            self.wfile.write(content[: len(content) // 2])
+            self._hang_up()
+        else:
+            for start in range(0, len(content), max(1, len(content) // 10)):
+                self.wfile.write(content[start : start + max(1, len(content) // 10)])
+                time.sleep(self.fault.seconds / 10)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, *_: object) -> None:
         """Quiet."""

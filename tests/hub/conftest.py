@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import close_session, constants
 from transformers import set_seed
 
 from hf_emktd import (
@@ -26,6 +27,24 @@ from tiny_segmenter import make_segmenter
 def hub():
     with HubServer() as server:
         yield server
+
+
+@pytest.fixture
+def this_hub(hub, monkeypatch, tmp_path):
+    """The Hub of this process, with an empty cache."""
+    for name, value in {
+        "ENDPOINT": hub.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "hub_cache"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it remembers the last test's
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    close_session()
+    yield hub
+    close_session()
 
 
 @pytest.fixture(scope="session")

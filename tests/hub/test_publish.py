@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard, close_session, constants
+from huggingface_hub import ModelCard, constants
 from transformers import AutoModel, AutoProcessor
 
 from hf_emktd import whole_files
-from hf_emktd.hub import DistillationSummary, PublishError, push_to_hub, save_for_hub
+from hf_emktd.hub import DistillationSummary, PublishError, publish, push_to_hub, save_for_hub
 from hub_server import READ_TOKEN, WRITE_TOKEN
 
 REPO = "org/emktd-student"
@@ -36,18 +36,6 @@ with torch.inference_mode():
 @pytest.fixture
 def student(model, processor, summary, tmp_path) -> Path:
     return save_for_hub(model, processor, tmp_path / "student", summary)
-
-
-@pytest.fixture
-def this_hub(hub, monkeypatch):
-    """The Hub of this process."""
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    close_session()
-    yield hub
-    close_session()
 
 
 def python(code: str, *args: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
@@ -209,6 +197,7 @@ def test_a_refused_push_names_the_way_out(this_hub, student, token, way_out):
 
 
 def test_an_upload_that_breaks_off_is_a_publish_error(this_hub, student, monkeypatch):
+    monkeypatch.setattr(publish, "RETRY_SECONDS", ())
     monkeypatch.setattr("hub_server.sha256", lambda content: "0" * 64)
     with pytest.raises(PublishError, match="push again later"):
         push_to_hub(student, REPO, token=WRITE_TOKEN)
@@ -216,6 +205,7 @@ def test_an_upload_that_breaks_off_is_a_publish_error(this_hub, student, monkeyp
 
 
 def test_an_unreachable_hub_is_a_publish_error(student, monkeypatch):
+    monkeypatch.setattr(publish, "RETRY_SECONDS", (0.01,))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(PublishError, match=r"127\.0\.0\.1:9.*\n.*push again later"):

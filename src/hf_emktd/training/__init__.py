@@ -8,7 +8,16 @@ from .entropy_monitor_trainer import EntropyMonitorArguments, EntropyMonitorTrai
 from .evaluation import check_modalities, evaluate_model
 from .evaluation_arguments import EvaluationArguments
 from .families import FAMILIES, family_for, family_of
-from .finish import command_line, data_facts, evaluation_results, hyper_parameters, publish_run, save_run, to_json
+from .finish import (
+    command_line,
+    data_facts,
+    evaluation_results,
+    hyper_parameters,
+    prepare_push,
+    publish_run,
+    save_run,
+    to_json,
+)
 from .loading import MONITOR_FOLDER, find_monitor, load_model, load_monitor
 from .lora import LoraArguments, add_adapters, base_name, merge_adapters, without_adapters
 from .objectives import build_objectives
@@ -82,6 +91,7 @@ __all__ = [
     "parse_arguments",
     "parse_overrides",
     "plan_cache",
+    "prepare_push",
     "publish_run",
     "save_run",
     "student_processor",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from ..distillation.kernels import KERNELS
 from ..distillation.objectives import OBJECTIVES_OF_TASK
@@ -17,8 +19,15 @@ BALANCES = ("none", "gradient")
 NON_FINITE_LOSS = ("stop", "skip")
 
 
+class WithoutToken:
+    """Of options that are pickled into checkpoints: without the access token."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"hub_token": None}
+
+
 @dataclass
-class AudioVisualTrainingArguments(TrainingArguments):
+class AudioVisualTrainingArguments(WithoutToken, TrainingArguments):
     """
     `TrainingArguments` for supervised training on sound and picture (teachers, and students trained on labels only).
 
@@ -54,6 +63,13 @@ class AudioVisualTrainingArguments(TrainingArguments):
     )
     ddp_find_unused_parameters: bool | None = field(
         default=True, metadata={"help": "Kept on: a batch without one modality leaves that branch without gradient."}
+    )
+    hub_strategy: HubStrategy | str = field(
+        default="end",
+        metadata={
+            "help": "With push_to_hub: 'end' pushes the finished run, with its card. 'every_save' also the model of "
+            "every checkpoint, 'checkpoint' all of it too, to last-checkpoint/, 'all_checkpoints' each to its folder."
+        },
     )
     balanced_sampling: bool = field(
         default=False,

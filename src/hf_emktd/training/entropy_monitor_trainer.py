@@ -22,7 +22,7 @@ from ..distillation.entropy_monitor import SEGMENTATION, EntropyMonitor, Entropy
 from ..distillation.teacher import LiveTeacher, fingerprint
 from ..distillation.token_distillation import token_grids
 from ..whole_files import written_whole
-from .arguments import can_pin_memory, check_non_finite_loss
+from .arguments import WithoutToken, can_pin_memory, check_non_finite_loss
 from .clip_data import TEST, TRAIN, VALIDATION, ClipData
 from .finite_losses import STOP, check_finite, finite_clips
 from .monitor_statistics import clip_statistics, entropy_statistics, mask_statistics
@@ -33,7 +33,7 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass
-class EntropyMonitorArguments(TrainingArguments):
+class EntropyMonitorArguments(WithoutToken, TrainingArguments):
     """
     Options of [`EntropyMonitorTrainer`]. The paper trains the probes with cross entropy and cosine annealing; rate,
     epochs and batch size are not given. A pass costs a matrix product, so the defaults take many.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from transformers import ProcessorMixin, Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import HubStrategy
 
-from ..hub import DataFacts, DistillationSummary, EvaluationResult, push_to_hub, save_for_hub
+from ..hub import DataFacts, DistillationSummary, EvaluationResult, prepare_repository, push_to_hub, save_for_hub
 from ..hub.distillation_summary import plain, write_whole
 from .arguments import AudioVisualTrainingArguments
 from .clip_data import ClipData
@@ -108,8 +111,24 @@ def save_run(
         save_for_hub(trainer.accelerator.unwrap_model(trainer.model), processor, args.output_dir, summary)
         write_whole(Path(args.output_dir) / RESULTS_NAME, to_json(results) + "\n")
         data.source.report.save(Path(args.output_dir) / REPORT_NAME)
-        trainer.save_state()
+        write_whole(Path(args.output_dir) / TRAINER_STATE_NAME, to_json(asdict(trainer.state)) + "\n")
     trainer.accelerator.wait_for_everyone()
+
+
+def prepare_push(args: AudioVisualTrainingArguments) -> bool:
+    """
+    Whether the finished run is to be pushed. Its repository is made now: what would be refused is refused before the
+    work. `args.push_to_hub` stays on where `hub_strategy` asks for pushes during training.
+
+    Raises:
+        PublishError: if the Hub refuses or cannot be reached.
+    """
+    push = args.push_to_hub
+    if push and args.process_index == 0:
+        private, name = bool(args.hub_private_repo), args.hub_model_id or Path(args.output_dir).name
+        prepare_repository(name, private=private, token=args.hub_token, revision=args.hub_revision)
+    args.push_to_hub = push and args.hub_strategy != HubStrategy.END
+    return push
 
 
 def publish_run(args: AudioVisualTrainingArguments) -> None:

@@ -18,6 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, find_adapter_config_file
 
 from .. import models  # noqa: F401  registers the Auto classes
 from ..distillation.entropy_monitor import TASKS, EntropyMonitor
+from .hub_models import check_download, where_from
 from .lora import merge_adapters
 
 MONITOR_FOLDER = "entropy_monitor"
@@ -41,8 +42,12 @@ def load_model(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, Proc
             no safetensors, do not fit its config or are not finite, or it needs code of its own.
     """
     try:
-        load = _load_adapted if find_adapter_config_file(name_or_path) else _load_whole
-        return load(name_or_path, **options), AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
+        where = where_from(name_or_path)
+        if find_adapter_config_file(name_or_path, **where):
+            model = _load_adapted(name_or_path, **options)
+        else:
+            model = _load_whole(name_or_path, **where, **options)
+        return model, AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False, **where)
     except LOAD_ERRORS as error:
         raise ValueError(
             f"{name_or_path!r} is no model this library can load: expected a directory with config.json, "
@@ -52,7 +57,10 @@ def load_model(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, Proc
 
 def _load_whole(name_or_path: str, **options: Any) -> PreTrainedModel:
     _check_index(Path(name_or_path, SAFE_WEIGHTS_INDEX_NAME))
-    model = _load_checked(AutoModel, name_or_path, **options)
+    try:
+        model = _load_checked(AutoModel, name_or_path, **options)
+    finally:
+        check_download(name_or_path)
     if getattr(model.config, "task", None) not in TASKS:
         raise ValueError(f"a {type(model).__name__} is no model for {' or '.join(TASKS)}")
     return model
@@ -148,7 +156,8 @@ def load_monitor(name_or_path: str | Path) -> EntropyMonitor:
 
 def find_monitor(*names_or_paths: str | Path) -> EntropyMonitor | None:
     """
-    The first entropy monitor kept in one of these directories or Hub models; `None` where there is none.
+    The first entropy monitor kept in one of these directories or Hub models; `None` where there is none. A `Path` is a
+    directory, also one that is not there yet.
 
     Raises:
         ValueError: if there is one that cannot be loaded.
@@ -156,9 +165,13 @@ def find_monitor(*names_or_paths: str | Path) -> EntropyMonitor | None:
     for name_or_path in names_or_paths:
         if Path(name_or_path, MONITOR_FOLDER, "config.json").is_file():
             return _read_monitor(Path(name_or_path, MONITOR_FOLDER))
-        if not Path(name_or_path).exists() and str(name_or_path).count("/") == 1:
+        if isinstance(name_or_path, str) and not Path(name_or_path).exists() and name_or_path.count("/") == 1:
             try:
-                return _read_monitor(str(name_or_path), subfolder=MONITOR_FOLDER)
+                where = where_from(name_or_path)
+            except ValueError:  # there is none of that name
+                continue
+            try:
+                return _read_monitor(str(name_or_path), subfolder=MONITOR_FOLDER, **where)
             except FileNotFoundError:  # the repository has no such folder, or there is none of that name
                 continue
     return None

@@ -13,8 +13,15 @@ from safetensors import SafetensorError
 from torch import distributed, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    HubStrategy,
+    SaveStrategy,
+    TrainOutput,
+    rotate_checkpoints,
+)
 
+from .checkpoint_push import CheckpointPushes
 from .interruption import CheckpointError, Deferred, Interrupted, signals_deferred
 
 LAST = "last"
@@ -59,6 +66,7 @@ class ResumableTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.stop_on_signal = StopOnSignal()
+        self.pushes = CheckpointPushes()
         self.add_callback(self.stop_on_signal)
         if self.args.should_save:
             _check_writable(self.args.output_dir)
@@ -108,6 +116,13 @@ class ResumableTrainer(Trainer):
             self.args.save_total_limit = limit
         if self.args.should_save:
             rotate_checkpoints(str(run), limit, self.state.best_model_checkpoint)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            self.pushes.start(self.args, checkpoint_folder, self.hub_model_id)
+
+    def _finish_current_push(self) -> None:
+        self.pushes.finish()
 
     def _save_rng_state(self, output_dir: str) -> None:
         """The last that every rank writes: what makes the checkpoint whole is written after all of them."""
