@@ -373,8 +373,8 @@ def _large(folder: Path) -> Iterator[Broken]:
     path = folder / "4096x2160.mp4"
     write(path, "mp4", {}, "mpeg4", "yuv420p", None, size=(4096, 2160), frames=2)
     yield Broken("picture sizes", path, CLIP, "10 x 2160 x 4096,")
-    path = folder / "9000x8000.mp4"
-    write(path, "mp4", {}, "mpeg4", "yuv420p", None, size=(9000, 8000), frames=1)
+    path = folder / "9000x8000.avi"
+    write(path, "avi", {}, "mjpeg", "yuvj420p", None, size=(9000, 8000), frames=1)
     yield Broken("picture sizes", path, ERROR, "states 9000 x 8000 pixels")
     Image.new("1", (20000, 20000)).save(folder / "20000.png")
     yield Broken("picture sizes", folder / "20000.png", ERROR, call="read_image")

@@ -93,6 +93,8 @@ class IsolatedReader:
             [sys.executable, __file__, str(self.folder), str(self.address_space << 20)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # what FFmpeg's and Pillow's libraries print of every damaged file
+            stderr=subprocess.DEVNULL,
             env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
 

@@ -138,6 +138,12 @@ class TestImageProcessor:
         picture = formula_picture(32, 32)
         np.testing.assert_array_equal(image_processor.resize_and_crop(picture), picture)
 
+    def test_of_a_strip_the_middle_is_resized(self, image_processor):
+        picture = np.zeros((1, 60_000, 3), np.uint8)
+        picture[:, 29_000:31_000] = 255
+        for strip in (picture, picture.transpose(1, 0, 2)):
+            assert np.asarray(image_processor.resize_and_crop(strip)).min() == 255
+
     @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
     def test_other_colour_modes_become_rgb(self, image_processor, mode):
         picture = Image.fromarray(formula_picture(40, 40)).convert(mode)

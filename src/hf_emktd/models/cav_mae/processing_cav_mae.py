@@ -21,6 +21,8 @@ WINDOW_SECONDS = 0.025
 SHIFT_SECONDS = 0.010
 # What no clip is: a file that says so would have terabytes allocated.
 MAX_SIZES = {"image_size": 2**14, "audio_length": 2**18, "num_mel_bins": 2**12, "sampling_rate": 2**20}
+# Long side to short side of the pictures that are resized whole.
+LONGEST_STRIP = 64
 # By modality the name of the input and what the processor is given for it.
 INPUTS = {"audio": ("input_values", "audio"), "visual": ("pixel_values", "images")}
 
@@ -29,6 +31,15 @@ def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if not (isinstance(size, int) and 1 <= size <= MAX_SIZES[name]):
             raise ValueError(f"{name} must be a whole number from 1 to {MAX_SIZES[name]:,} but is {size!r}.")
+
+
+def _without_ends(image: Image.Image) -> Image.Image:
+    """The middle of a strip: all of 1 x 20,000 pixels, resized to 224 x 4,480,000, would take gigabytes."""
+    longest = LONGEST_STRIP * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    left, top = (max(0, length - longest) // 2 for length in image.size)
+    return image.crop((left, top, image.width - left, image.height - top))
 
 
 def _check_colours(mean: list[float], std: list[float]) -> None:
@@ -266,12 +277,12 @@ class CavMaeImageProcessor(BaseImageProcessor):
         Centre of a picture as an RGB Pillow image of `image_size` squared.
 
         The short side becomes `image_size`, the long one is rounded down, and the crop offset rounded half to even, as
-        torchvision does.
+        torchvision does. Of a strip more than 64 times as long as wide, only the middle is resized.
 
         Raises:
             `ValueError`: if `image` is neither a Pillow image nor a uint8 array of shape (height, width[, 3]).
         """
-        image = self._to_pil(image)
+        image = _without_ends(self._to_pil(image))
         size, (width, height) = self.image_size, image.size
         short = min(width, height)
         width, height = size * width // short, size * height // short
