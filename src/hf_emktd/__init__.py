@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProces
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .distillation.objective_catalogue import list_objectives
 from .lazy_pipeline import LazyPipeline
 from .models.audio_visual_encoder import (
     AudioVisualEncoderConfig,
@@ -99,4 +100,5 @@ __all__ = [
     "PeAudioVideoClassificationConfig",
     "PeAudioVideoForAudioVisualClassification",
     "__version__",
+    "list_objectives",
 ]

@@ -38,6 +38,8 @@ class AffinityMimicking(DistillationObjective):
     """
 
     name = "affinity"
+    compares = "pooled tokens of one width: which pictures of the batch a sound resembles, and back"
+    source = "https://arxiv.org/abs/2309.12314"
     citation = """@inproceedings{wu2023tinyclip,
   title={TinyCLIP: CLIP Distillation via Affinity Mimicking and Weight Inheritance},
   author={Wu, Kan and Peng, Houwen and Zhou, Zhenghong and Xiao, Bin and Liu, Mengchen and Yuan, Lu and Xuan, Hong and Valenzuela, Michael and Chen, Xi Stephen and Wang, Xinggang and Chao, Hongyang and Hu, Han},

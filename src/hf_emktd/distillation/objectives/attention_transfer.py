@@ -38,6 +38,8 @@ class AttentionTransfer(GridObjective):
     """
 
     name = "at"
+    compares = "where in a branch the tokens are large"
+    source = "https://arxiv.org/abs/1612.03928"
     reads = RELATIONS
     citation = """@inproceedings{zagoruyko2017paying,
   title={Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via Attention Transfer},

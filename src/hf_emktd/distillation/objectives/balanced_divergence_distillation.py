@@ -38,6 +38,8 @@ class BalancedDivergenceDistillation(LogitDistillation):
     """
 
     name = "bd_kd"
+    compares = "logits: forward and reverse KL, weighted clip by clip (pixel by pixel) by the gap of entropies"
+    source = "https://arxiv.org/abs/2212.12965"
     citation = """@article{amara2022bdkd,
   title={BD-KD: Balancing the Divergences for Online Knowledge Distillation},
   author={Amara, Ibtihel and Sepahvand, Nazanin and Meyer, Brett H. and Gross, Warren J. and Clark, James J.},

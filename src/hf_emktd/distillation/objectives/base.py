@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
@@ -23,6 +24,8 @@ class DistillationObjective(nn.Module, ABC):
     Class attributes:
 
     - **name** (`str`) -- The key of the objective in `OBJECTIVES` and the prefix of its parts.
+    - **compares** (`str`) -- What of the teacher and the student, in one line for `list_objectives`.
+    - **source** (`str`) -- The paper's address, or its name where it has none.
     - **citation** (`str`) -- BibTeX for the model card.
     - **reads** (`str`) -- The most it reads of the teacher, which decides the teacher caches that can serve it:
       `"logits"`; `"relations"`, how tokens of one clip lie to each other and how long they are, in any basis;
@@ -33,6 +36,8 @@ class DistillationObjective(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    compares: ClassVar[str]
+    source: ClassVar[str]
     citation: ClassVar[str]
     reads: ClassVar[str] = TOKENS
     requires_tokens: ClassVar[bool] = False
@@ -74,16 +79,16 @@ class DistillationObjective(nn.Module, ABC):
 
 
 def check_weight(objective: DistillationObjective, weight: float) -> None:
-    """Raises `ValueError` for a weight that is not positive: an objective that counts nothing is better left out."""
-    if not weight > 0:
+    """Raises `ValueError` for a weight that is not positive and finite: one that counts nothing is better left out."""
+    if not 0 < weight < math.inf:
         raise ValueError(
-            f"{type(objective).__name__}: weight must be positive, got {weight}. Leave the objective out to switch it "
-            "off."
+            f"{type(objective).__name__}: weight must be positive and finite, got {weight}. Leave the objective out to "
+            "switch it off."
         )
 
 
 def check_positive(objective: DistillationObjective, **constants: float) -> None:
-    """Raises `ValueError` for the first constant that is not positive, by its name."""
+    """Raises `ValueError` for the first constant that is not positive and finite, by its name."""
     for name, value in constants.items():
-        if not value > 0:
-            raise ValueError(f"{type(objective).__name__}: {name} must be positive, got {value}.")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{type(objective).__name__}: {name} must be positive and finite, got {value}.")

@@ -50,6 +50,8 @@ class BoundaryDistillation(DistillationObjective):
     """
 
     name = "bpkd"
+    compares = "masks: pixels of the boundary and of the body apart"
+    source = "https://arxiv.org/abs/2306.08075"
     reads = LOGITS
     citation = """@inproceedings{liu2024bpkd,
   title={BPKD: Boundary Privileged Knowledge Distillation For Semantic Segmentation},

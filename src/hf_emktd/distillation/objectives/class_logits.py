@@ -35,6 +35,13 @@ def target_classes(labels: Tensor | None, num_classes: int) -> Tensor:
 
 
 def without_target(values: Tensor, targets: Tensor) -> Tensor:
-    """`(batch, classes)` -> `(batch, classes - 1)`: the values of all classes but the target, in their order."""
+    """
+    `(batch, classes)` -> `(batch, classes - 1)`: the values of all classes but the target, in their order.
+
+    Raises:
+        ValueError: if there is one class alone.
+    """
+    if values.shape[1] < 2:
+        raise ValueError("this objective compares the classes beside the target, but there is one class alone.")
     others = torch.arange(values.shape[1] - 1, device=values.device).expand(len(values), -1)
     return values.gather(1, others + (others >= targets.unsqueeze(1)))

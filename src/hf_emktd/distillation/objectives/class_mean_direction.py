@@ -52,6 +52,8 @@ class ClassMeanDirection(GridObjective):
     """
 
     name = "nd"
+    compares = "pooled tokens: direction of their class's mean, length of the teacher's"
+    source = "https://arxiv.org/abs/2305.17007"
     citation = """@article{wang2023improving,
   title={Improving Knowledge Distillation via Regularizing Feature Norm and Direction},
   author={Wang, Yuzhu and Cheng, Lechao and Duan, Manni and Wang, Yongheng and Feng, Zunlei and Kong, Shu},

@@ -52,6 +52,8 @@ class ClipRelationDistillation(KernelObjective):
     """
 
     name = "clip_ktd"
+    compares = "pairs of clips of the batch, by a kernel on pooled tokens"
+    source = "this library"
     citation = KernelizedTokenDistillation.citation
 
     def __init__(

@@ -44,6 +44,8 @@ class DecoupledLogitDistillation(DistillationObjective):
     """
 
     name = "dkd"
+    compares = "logits: the target class against all others, and the others among themselves"
+    source = "https://arxiv.org/abs/2203.08679"
     reads = LOGITS
     citation = """@inproceedings{zhao2022decoupled,
   title={Decoupled Knowledge Distillation},

@@ -23,3 +23,5 @@ class EntropyMonitoredClipRelations(EntropyWeighting, ClipRelationDistillation):
     """
 
     name = "em_clip_ktd"
+    compares = "pairs of clips of the batch, by a kernel on pooled tokens, each pair as sure as both its clips"
+    source = "this library"

@@ -24,3 +24,5 @@ class EntropyMonitoredDistillation(EntropyWeighting, KernelizedTokenDistillation
     """
 
     name = "em_ktd"
+    compares = "pairs of tokens inside a clip, by a kernel, each branch as sure as its probe"
+    source = "https://openreview.net/forum?id=nspzrcvzcB"

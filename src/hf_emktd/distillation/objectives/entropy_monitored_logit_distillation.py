@@ -60,6 +60,8 @@ class EntropyMonitoredLogitDistillation(_EntropyWeightedLogits, LogitDistillatio
     """
 
     name = "em_kd"
+    compares = "logits, clip by clip as sure as the monitor's fusion probe"
+    source = "https://openreview.net/forum?id=nspzrcvzcB"
 
 
 class EntropyMonitoredMaskLogitDistillation(_EntropyWeightedLogits, MaskLogitDistillation):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -31,8 +32,8 @@ class EntropyWeighting(DistillationObjective):
 
     def __init__(self, *args: Any, entropy_lambda: float = 0.5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not entropy_lambda >= 0:
-            raise ValueError(f"entropy_lambda must not be negative, got {entropy_lambda}.")
+        if not 0 <= entropy_lambda < math.inf:
+            raise ValueError(f"entropy_lambda must not be negative, and finite, got {entropy_lambda}.")
         self.entropy_lambda = entropy_lambda
 
     def branch_weights(self, teacher_signal: TeacherSignal) -> dict[str, Tensor]:

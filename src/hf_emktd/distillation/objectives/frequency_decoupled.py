@@ -62,6 +62,11 @@ class FrequencyDecoupledDistillation(DistillationObjective):
     """
 
     name = "fd_cmkd"
+    compares = (
+        "pooled vectors of two modalities, slow changes along the features strictly, fast ones loosely, with "
+        "classifiers that both share"
+    )
+    source = "https://arxiv.org/abs/2511.19887"
     citation = """@inproceedings{liu2026distilling,
   title={Distilling Cross-Modal Knowledge via Feature Disentanglement},
   author={Liu, Junhong and Zhang, Yuan and Huang, Tao and Xu, Wenchao and Yang, Renyu},

@@ -124,7 +124,9 @@ class KernelObjective(GridObjective):
         return self.teacher_spread[BRANCHES.index(branch)]
 
     def _set_spread(self, branch: str, spread: float) -> None:
-        if not spread >= SMALLEST_SPREAD:
+        if not math.isfinite(spread):
+            raise ValueError(f"the teacher's {branch} tokens of some calibration clips are NaN or infinite.")
+        if spread < SMALLEST_SPREAD:
             raise ValueError(
                 f"the teacher's {branch} Gram matrices are constant (spread {spread:.1e}, at least "
                 f"{SMALLEST_SPREAD:.0e} is needed): there is no relation to distil. Leave {branch!r} out of "

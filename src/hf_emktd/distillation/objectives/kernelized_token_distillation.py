@@ -44,6 +44,8 @@ class KernelizedTokenDistillation(KernelObjective):
     """
 
     name = "ktd"
+    compares = "pairs of tokens inside a clip, by a kernel"
+    source = "https://openreview.net/forum?id=nspzrcvzcB"
     reads = RELATIONS
     citation = """@inproceedings{park2026entropy,
   title={Entropy-Monitored Kernelized Token Distillation for Audio-Visual Compression},

@@ -32,6 +32,8 @@ class LogitDistillation(DistillationObjective):
     """
 
     name = "kd"
+    compares = "logits"
+    source = "https://arxiv.org/abs/1503.02531"
     reads = LOGITS
     citation = """@article{hinton2015distilling,
   title={Distilling the Knowledge in a Neural Network},

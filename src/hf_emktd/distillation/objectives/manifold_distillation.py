@@ -45,6 +45,8 @@ class ManifoldDistillation(GridObjective):
     """
 
     name = "manifold"
+    compares = "pairs of tokens inside a clip, at one place of several clips, and drawn from the batch"
+    source = "https://arxiv.org/abs/2107.01378"
     citation = """@inproceedings{hao2022manifold,
   title={Learning Efficient Vision Transformers via Fine-Grained Manifold Distillation},
   author={Hao, Zhiwei and Guo, Jianyuan and Jia, Ding and Han, Kai and Tang, Yehui and Zhang, Chao and Hu, Han and Wang, Yunhe},

@@ -48,6 +48,8 @@ class MultiStageFeatures(DistillationObjective):
     """
 
     name = "transkd"
+    compares = "the four stages of the picture encoder: patch embeddings, and feature maps fused from coarse to fine"
+    source = "https://arxiv.org/abs/2202.13393"
     reads = STAGES
     citation = """@article{liu2022transkd,
   title={TransKD: Transformer Knowledge Distillation for Efficient Semantic Segmentation},

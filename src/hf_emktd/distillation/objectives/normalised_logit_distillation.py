@@ -36,6 +36,8 @@ class NormalisedLogitDistillation(DistillationObjective):
     """
 
     name = "nkd"
+    compares = "logits: the target class, and the others after normalising them without it"
+    source = "https://arxiv.org/abs/2303.13005"
     reads = LOGITS
     citation = """@inproceedings{yang2023knowledge,
   title={From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and Customized Soft Labels},

@@ -38,6 +38,8 @@ class OrthogonalProjection(TokenObjective):
     """
 
     name = "vkd"
+    compares = "pooled tokens, the student's after an orthogonal map"
+    source = "https://arxiv.org/abs/2403.06213"
     citation = """@inproceedings{miles2024vkd,
   title={{VkD}: Improving Knowledge Distillation using Orthogonal Projections},
   author={Miles, Roy and Elezi, Ismail and Deng, Jiankang},

@@ -34,6 +34,8 @@ class SimilarityPreservingDistillation(TokenObjective):
     """
 
     name = "spkd"
+    compares = "pairs of clips of the batch, by products of all their tokens"
+    source = "https://arxiv.org/abs/1907.09682"
     citation = """@inproceedings{tung2019similarity,
   title={Similarity-Preserving Knowledge Distillation},
   author={Tung, Frederick and Mori, Greg},

@@ -51,6 +51,8 @@ class TokenRelationGraph(GridObjective):
     """
 
     name = "trg"
+    compares = "tokens: attention inside a clip, the teacher's nearest neighbours in the batch, InfoNCE place by place"
+    source = "https://arxiv.org/abs/2306.12442"
     citation = """@article{zhang2023token,
   title={Knowledge Distillation via Token-level Relationship Graph},
   author={Zhang, Shuoxi and Liu, Hanpeng and He, Kun},

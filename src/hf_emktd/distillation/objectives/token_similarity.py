@@ -47,6 +47,8 @@ class MaskedTokenSimilarity(GridObjective):
     """
 
     name = "mtst"
+    compares = "pairs of tokens inside a clip, by a softmax over half of them"
+    source = "MTST (ICASSP 2023)"
     reads = RELATIONS
     citation = """@inproceedings{choi2023masked,
   title={Masked Token Similarity Transfer for Compressing Transformer-Based {ASR} Models},
@@ -79,7 +81,9 @@ class MaskedTokenSimilarity(GridObjective):
         compared = self._compared_pairs(student_tokens)
         student = similarity_vectors(student_tokens, self.temperature, compared)
         teacher = similarity_vectors(teacher_tokens, self.temperature, compared)
-        return (teacher.exp() * (teacher - student)).masked_fill(~compared, 0.0).sum(dim=2).mean()
+        # masked before the exponential: at a low temperature that of a token's similarity to itself is infinite
+        shares = teacher.masked_fill(~compared, -torch.inf).exp()
+        return (shares * (teacher - student)).sum(dim=2).mean()
 
     def _check_unmasked(self) -> None:
         for branch in self.branches:
