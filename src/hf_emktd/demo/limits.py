@@ -30,6 +30,8 @@ class UploadLimits:
             Megabytes (10^6 bytes).
         max_seconds (`float`, *optional*, defaults to 30.0):
             How long it may last.
+        max_upload_seconds (`float`, *optional*, defaults to 120.0):
+            How long it may take to come.
 
     Raises:
         ValueError: a limit is not positive and finite.
@@ -37,9 +39,10 @@ class UploadLimits:
 
     max_file_mb: float = 50.0
     max_seconds: float = 30.0
+    max_upload_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        for name in ("max_file_mb", "max_seconds"):
+        for name in ("max_file_mb", "max_seconds", "max_upload_seconds"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -25,6 +27,8 @@ THUMBNAILS = 5
 # What was uploaded and never asked about is deleted after so many seconds; looked for every so many.
 KEPT_SECONDS, SWEEP_SECONDS = 600, 60
 WAITING = 16
+# What a request has beside the file: its name, and the lines around it.
+ENVELOPE_BYTES = 2**16
 # The page is whole without any other server; the browser is told to ask none, not even if a label could slip by.
 CONTENT_POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob:; object-src 'none'; "
@@ -74,6 +78,7 @@ def build_page(
                 # unmirrored and unconverted: the file goes to the model as it is
                 camera = gradio.WebcamOptions(mirror=False)
                 video = gradio.Video(label="Video", sources=["upload", "webcam"], webcam_options=camera, height=400)
+                _take_uploads_only(video)
                 button = gradio.Button("Ask", variant="primary")
             with gradio.Column(scale=2, min_width=320):
                 answer = gradio.HTML(label="Answer")
@@ -137,7 +142,7 @@ def serve(
         server_port=port,
         share=share,
         max_file_size=(limits or UploadLimits()).max_file_bytes,
-        app_kwargs={"middleware": [(_ContentPolicy, (), {})]},
+        app_kwargs={"middleware": [(_ContentPolicy, (), {}), (_BodyLimit, (limits or UploadLimits(),), {})]},
         css=STYLE,
         footer_links=["api"],
         ssr_mode=False,
@@ -171,8 +176,53 @@ def _introduction(task: str, limits: UploadLimits) -> str:
     )
 
 
+def _take_uploads_only(video: gradio.Video) -> None:
+    """A caller of the API may name an address in place of a file, which Gradio would fetch, however large it is."""
+    move = video.async_move_resource_to_block_cache
+
+    async def move_upload(path: str | Path | None) -> str | None:
+        if path is not None and "://" in str(path):
+            raise ValueError("an address is not fetched; upload the file")
+        return await move(path)
+
+    video.async_move_resource_to_block_cache = move_upload
+
+
 def _thumbnails(path: Path, duration: float) -> np.ndarray | None:
     return read_clip(path, num_frames=THUMBNAILS, max_seconds=max(duration, 1), read_audio=False).frames
+
+
+class _BodyLimit:
+    """Ends requests that bring more than one file may have, however many files, or bring it too slowly."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]], limits: UploadLimits) -> None:
+        self.app, self.limits = app, limits
+
+    async def __call__(self, scope: Any, receive: Callable[[], Awaitable[dict[str, Any]]], send: Any) -> None:
+        from starlette.formparsers import MultiPartException  # for which Gradio removes what has come of an upload
+
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        left, deadline = self.limits.max_file_bytes + ENVELOPE_BYTES, time.monotonic() + self.limits.max_upload_seconds
+
+        async def receive_within_limits() -> dict[str, Any]:
+            nonlocal left, deadline
+            try:
+                message = await asyncio.wait_for(receive(), deadline and max(deadline - time.monotonic(), 0))
+            except TimeoutError as error:
+                raise MultiPartException(f"not whole after {self.limits.max_upload_seconds:g} seconds") from error
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise MultiPartException(f"larger than the maximum allowed size of {self.limits.max_file_mb:g} MB")
+            if not message.get("more_body"):
+                deadline = None  # what is waited for now is the end of the answer
+            return message
+
+        try:
+            await self.app(scope, receive_within_limits, send)
+        except MultiPartException as error:
+            await send({"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]})
+            await send({"type": "http.response.body", "body": error.message.encode("utf-8")})
 
 
 class _ContentPolicy:
