@@ -101,9 +101,9 @@ def test_unit_tokens_do_not_depend_on_length():
     ("options", "message"),
     [
         ({"name": "cosine"}, "unknown name 'cosine'; known are linear, polynomial, rbf"),
-        ({"gamma": 0.0}, r"gamma must be positive, got 0\.0"),
-        ({"gamma": float("nan")}, "gamma must be positive, got nan"),
-        ({"constant": -1.0}, "constant must not be negative, got -1.0"),
+        ({"gamma": 0.0}, r"gamma must be positive and finite, got 0\.0"),
+        ({"gamma": float("nan")}, "gamma must be positive and finite, got nan"),
+        ({"constant": -1.0}, "constant must not be negative, and finite, got -1.0"),
         ({"degree": 0}, "degree must be a whole number of at least 1, got 0"),
         ({"degree": 2.0}, "degree must be a whole number of at least 1, got 2.0"),
     ],

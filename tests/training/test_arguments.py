@@ -49,7 +49,7 @@ def test_defaults_of_the_paper_and_of_the_trainer(tmp_path):
         ({"ktd_kernel": "cubic"}, "unknown name 'cubic'; known are linear, polynomial, rbf"),
         ({"ktd_gamma": 0.0}, "gamma must be positive"),
         ({"ktd_scale": "big"}, "unknown scale 'big'; known are teacher_spread, none"),
-        ({"ktd_weight": -1.0}, "weight must be positive, got -1.0"),
+        ({"ktd_weight": -1.0}, "weight must be positive and finite, got -1.0"),
         ({"huber_delta": 0.0}, "delta must be positive"),
         ({"entropy_lambda": -0.5}, "entropy_lambda must not be negative"),
         ({"kd_temperature": 0.0}, "temperature must be positive"),
@@ -61,7 +61,7 @@ def test_defaults_of_the_paper_and_of_the_trainer(tmp_path):
         ),
         ({"objective_options": ["kd.temperature"]}, "expected NAME.FIELD=VALUE"),
         ({"objective_options": ["kd.temperature=warm"]}, "objective_options: kd: "),
-        ({"objective_options": ["kd.temperature=-1"]}, "temperature must be positive, got -1"),
+        ({"objective_options": ["kd.temperature=-1"]}, "temperature must be positive and finite, got -1"),
     ],
 )
 def test_wrong_values_are_refused(tmp_path, option, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -48,10 +49,10 @@ class TokenKernel:
     def __post_init__(self) -> None:
         if self.name not in KERNELS:
             raise ValueError(f"TokenKernel: unknown name {self.name!r}; known are {', '.join(KERNELS)}.")
-        if not self.gamma > 0:
-            raise ValueError(f"TokenKernel: gamma must be positive, got {self.gamma}.")
-        if not self.constant >= 0:
-            raise ValueError(f"TokenKernel: constant must not be negative, got {self.constant}.")
+        if not 0 < self.gamma < math.inf:
+            raise ValueError(f"TokenKernel: gamma must be positive and finite, got {self.gamma}.")
+        if not 0 <= self.constant < math.inf:
+            raise ValueError(f"TokenKernel: constant must not be negative, and finite, got {self.constant}.")
         if not isinstance(self.degree, int) or self.degree < 1:
             raise ValueError(f"TokenKernel: degree must be a whole number of at least 1, got {self.degree}.")
 

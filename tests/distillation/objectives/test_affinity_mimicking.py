@@ -121,7 +121,7 @@ def test_models_without_a_common_space_are_refused(widths):
 
 @pytest.mark.parametrize("option", ["logit_scale", "weight"])
 def test_invalid_option_raises(option):
-    with pytest.raises(ValueError, match=f"{option} must be positive, got 0"):
+    with pytest.raises(ValueError, match=f"{option} must be positive and finite, got 0"):
         AffinityMimicking(**{option: 0.0})
 
 

@@ -130,7 +130,7 @@ def test_other_shapes_raise(make_output):
 
 @pytest.mark.parametrize("option", ["temperature", "sharpness", "weight"])
 def test_invalid_option_raises(option):
-    with pytest.raises(ValueError, match=f"{option} must be positive, got 0"):
+    with pytest.raises(ValueError, match=f"{option} must be positive and finite, got 0"):
         BalancedDivergenceDistillation(**{option: 0.0})
 
 

@@ -142,7 +142,7 @@ def test_other_shapes_raise(make_output):
 
 @pytest.mark.parametrize("option", ["body_weight", "edge_weight", "radius", "temperature", "weight"])
 def test_invalid_constant_raises(option):
-    with pytest.raises(ValueError, match=f"{option} must be positive, got 0"):
+    with pytest.raises(ValueError, match=f"{option} must be positive and finite, got 0"):
         BoundaryDistillation(**{option: 0})
 
 

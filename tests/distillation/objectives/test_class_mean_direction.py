@@ -209,7 +209,7 @@ def test_for_models_takes_grids_widths_and_classes():
 
 @pytest.mark.parametrize("options", [{"num_labels": 0}, {"clips_per_class": 0}, {"weight": 0.0}])
 def test_invalid_option_raises(options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))} must be positive, got 0"):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be positive and finite, got 0"):
         audio_objective(**options)
 
 

@@ -162,7 +162,7 @@ def test_calibration_needs_pairs(pair):
     ("options", "message"),
     [
         ({"pooling": "max"}, "unknown pooling 'max'; known are mean, flatten"),
-        ({"delta": 0.0}, "delta must be positive, got 0.0"),
+        ({"delta": 0.0}, "delta must be positive and finite, got 0.0"),
         ({"scale": "auto"}, "unknown scale 'auto'"),
         ({"kernel": {"name": "cosine"}}, "unknown name 'cosine'; known are linear, polynomial, rbf"),
     ],

@@ -116,7 +116,7 @@ def test_masks_raise(make_output):
 
 @pytest.mark.parametrize("option", ["alpha", "beta", "temperature", "weight"])
 def test_invalid_option_raises(option):
-    with pytest.raises(ValueError, match=f"{option} must be positive, got 0"):
+    with pytest.raises(ValueError, match=f"{option} must be positive and finite, got 0"):
         DecoupledLogitDistillation(**{option: 0.0})
 
 

@@ -75,5 +75,5 @@ def test_reports_itself():
     report = relations(entropy_lambda=1.0, pooling="flatten").to_dict()
     assert (report["name"], report["entropy_lambda"], report["pooling"]) == ("em_clip_ktd", 1.0, "flatten")
     assert EntropyMonitoredClipRelations.requires_entropies
-    with pytest.raises(ValueError, match=r"entropy_lambda must not be negative, got -1"):
+    with pytest.raises(ValueError, match=r"entropy_lambda must not be negative, and finite, got -1"):
         relations(entropy_lambda=-1.0)

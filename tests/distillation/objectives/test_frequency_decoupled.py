@@ -163,7 +163,7 @@ def test_pairs_may_be_named(make_output):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight": 0.0}, "weight must be positive, got 0.0"),
+        ({"weight": 0.0}, "weight must be positive and finite, got 0.0"),
         ({"low_weight": -1.0}, "low_weight must not be negative, got -1.0"),
         ({"cut": 0.1}, "cut must leave some of the 4 frequencies of 8 features on either side, got 0.1"),
         ({"pairs": []}, "needs pairs of a student branch and a teacher branch"),

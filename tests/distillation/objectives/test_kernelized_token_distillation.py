@@ -222,8 +222,8 @@ def test_recalibration_replaces_the_scale(make_output):
     [
         ({"student_grids": {"audio": ((4, 8),)}}, "needs the grids of visual, fusion, got"),
         ({"student_grids": grids_of((4, 8), (0, 4))}, "needs two positive sides"),
-        ({"delta": 0.0}, "delta must be positive, got 0.0"),
-        ({"weight": 0.0}, "weight must be positive, got 0.0"),
+        ({"delta": 0.0}, "delta must be positive and finite, got 0.0"),
+        ({"weight": 0.0}, "weight must be positive and finite, got 0.0"),
         ({"scale": "auto"}, "unknown scale 'auto'; known are teacher_spread, none"),
         ({"branches": ("audio", "video")}, r"branches must name some of .*got \['audio', 'video'\]"),
         ({"branches": ()}, "branches must name some of"),

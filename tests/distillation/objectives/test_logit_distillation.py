@@ -62,8 +62,8 @@ def test_differing_classes_raise(make_output):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
-        ({"weight": -1.0}, "weight must be positive, got -1.0"),
+        ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
+        ({"weight": -1.0}, "weight must be positive and finite, got -1.0"),
     ],
 )
 def test_invalid_option_raises(options, message):

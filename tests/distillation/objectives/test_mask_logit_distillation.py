@@ -120,7 +120,7 @@ def test_logits_of_classes_raise(make_output):
 
 @pytest.mark.parametrize("option", ["temperature", "weight"])
 def test_invalid_option_raises(option):
-    with pytest.raises(ValueError, match=f"MaskLogitDistillation: {option} must be positive, got 0"):
+    with pytest.raises(ValueError, match=f"MaskLogitDistillation: {option} must be positive and finite, got 0"):
         MaskLogitDistillation(**{option: 0.0})
 
 

@@ -176,9 +176,9 @@ def test_missing_stages_raise(role):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight": 0.0}, "weight must be positive, got 0.0"),
-        ({"fused_width": 0}, "fused_width must be positive, got 0"),
-        ({"embedding_weights": (0.1, 0.1, 0.5, -1.0)}, "embedding_weights must be positive, got -1.0"),
+        ({"weight": 0.0}, "weight must be positive and finite, got 0.0"),
+        ({"fused_width": 0}, "fused_width must be positive and finite, got 0"),
+        ({"embedding_weights": (0.1, 0.1, 0.5, -1.0)}, "embedding_weights must be positive and finite, got -1.0"),
         ({"embedding_weights": (1.0, 1.0)}, "one number a stage, got 4, 4 and 2"),
     ],
 )

@@ -101,7 +101,7 @@ def test_other_logits_raise(make_output):
 
 @pytest.mark.parametrize("option", ["gamma", "temperature", "weight"])
 def test_invalid_option_raises(option):
-    with pytest.raises(ValueError, match=f"{option} must be positive, got 0"):
+    with pytest.raises(ValueError, match=f"{option} must be positive and finite, got 0"):
         NormalisedLogitDistillation(**{option: 0.0})
 
 

@@ -100,5 +100,5 @@ def test_chosen_branches_keep_their_order(name, build, make_tokens, make_output,
     assert list(parts_of(objective, make_output(make_tokens()), signal)) == [f"{name}_audio", f"{name}_fusion"]
     with pytest.raises(ValueError, match="branches must name some of audio, visual, fusion"):
         build(name, branches=["audio", "video"])
-    with pytest.raises(ValueError, match="weight must be positive, got 0"):
+    with pytest.raises(ValueError, match="weight must be positive and finite, got 0"):
         build(name, weight=0)

@@ -200,7 +200,7 @@ def test_other_numbers_of_clips_raise():
 
 @pytest.mark.parametrize("option", ["sampled_tokens", "sigma", "temperature", "weight"])
 def test_invalid_option_raises(option):
-    with pytest.raises(ValueError, match=f"{option} must be positive, got 0"):
+    with pytest.raises(ValueError, match=f"{option} must be positive and finite, got 0"):
         audio_objective(**{option: 0})
 
 

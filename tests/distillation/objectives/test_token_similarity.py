@@ -96,7 +96,7 @@ def test_gradient_equals_finite_differences(make_output):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+        ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
         ({"mask_ratio": 1.0}, "mask_ratio must be at least 0 and below 1, got 1.0"),
         ({"mask_ratio": -0.1}, "mask_ratio must be at least 0"),
         ({"mask_ratio": 0.9}, "leaves 2 of the student's 12 audio tokens unmasked, at least 3 are needed. Lower"),

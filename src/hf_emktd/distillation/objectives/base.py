@@ -82,8 +82,8 @@ def check_weight(objective: DistillationObjective, weight: float) -> None:
     """Raises `ValueError` for a weight that is not positive and finite: one that counts nothing is better left out."""
     if not 0 < weight < math.inf:
         raise ValueError(
-            f"{type(objective).__name__}: weight must be positive and finite, got {weight}. Leave the objective out to "
-            "switch it off."
+            f"{type(objective).__name__}: weight must be positive and finite, got {weight}. Leave the objective out "
+            "to switch it off."
         )
 
 
