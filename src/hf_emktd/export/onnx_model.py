@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import ModelOutput
 
-from .graphs import MODALITIES
+from .graphs import MODALITIES, SEGMENTATION
 
 if TYPE_CHECKING:
     import os
@@ -73,7 +75,8 @@ class OnnxModel:
                 Whether to take the int8 files.
 
         Raises:
-            ValueError: there is no such file in the folder.
+            ValueError: there is no such file in the folder, its config is no model's of this library, or a file does
+                not fit it.
         """
         folder, format_name = Path(folder), "onnx-int8" if quantized else "onnx"
         named = {modality: folder / onnx_file(modality, quantized) for modality in MODALITIES}
@@ -83,7 +86,10 @@ class OnnxModel:
                 f"{folder} has none of {', '.join(path.name for path in named.values())}; make them with "
                 f"scripts/export.py --model MODEL --format {format_name} --output_dir {folder}."
             )
-        return cls(AutoConfig.from_pretrained(folder), files, str(folder))
+        model = cls(_read_config(folder), files, str(folder))
+        for modality in files:
+            model._session(MODALITIES[modality])  # now, not at the first question
+        return model
 
     def __call__(self, input_values: Tensor | None = None, pixel_values: Tensor | None = None) -> OnnxOutput:
         """Logits of a batch; any number of clips, in the shapes of `config.input_shapes`.
@@ -113,8 +119,45 @@ class OnnxModel:
                 f"export {modality or 'that'} too: scripts/export.py --modalities {' '.join(MODALITIES)}."
             )
         if modality not in self._sessions:
-            self._sessions[modality] = open_session(self.files[modality])
+            session = open_session(self.files[modality])
+            check_graph(session, self.files[modality], names, self.config)
+            self._sessions[modality] = session
         return self._sessions[modality]
+
+
+def _read_config(folder: Path) -> PreTrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, LookupError, TypeError, ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{folder}/config.json cannot be used: {' '.join(str(error).split())}") from error
+    if not hasattr(config, "input_shapes"):
+        raise ValueError(f"{folder}/config.json is of a {config.model_type!r}, which this library does not export.")
+    return config
+
+
+def check_graph(
+    session: onnxruntime.InferenceSession, path: Path, names: Sequence[str], config: PreTrainedConfig
+) -> None:
+    """Raises `ValueError` if a graph does not take, or does not answer, what its config says."""
+    wanted = {name: config.input_shapes.get(name) for name in names}
+    taken = {one.name: one.shape[1:] for one in session.get_inputs()}
+    answers = [one.shape[1:] for one in session.get_outputs()]
+    classes = None if config.task == SEGMENTATION else [config.num_labels]
+    fits = taken.keys() == wanted.keys() and all(_fits(taken[name], wanted[name]) for name in names)
+    if not fits or len(answers) != 1 or classes not in (None, answers[0]):
+        raise ValueError(
+            f"{path} takes {taken} and answers {answers}, but its config.json says {wanted} and {classes or 'masks'}; "
+            "export the model again."
+        )
+
+
+def _fits(taken: Sequence[int | str], wanted: Sequence[int] | None) -> bool:
+    """A name stands for a size that is free."""
+    return (
+        wanted is not None
+        and len(taken) == len(wanted)
+        and all(isinstance(one, str) or one == other for one, other in zip(taken, wanted, strict=True))
+    )
 
 
 def onnx_file(modality: str, quantized: bool = False) -> str:
@@ -124,11 +167,26 @@ def onnx_file(modality: str, quantized: bool = False) -> str:
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """A session on the CPU with as many threads as torch has."""
+    """
+    A session on the CPU with as many threads as torch has.
+
+    Raises:
+        ValueError: the file is no ONNX model that onnxruntime can run, or its weights lie outside of its folder.
+    """
     onnxruntime = require_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except _errors_of(onnxruntime) as error:
+        raise ValueError(f"{path} cannot be run: {' '.join(str(error).split())}") from error
+
+
+def _errors_of(onnxruntime: Any) -> tuple[type[Exception], ...]:
+    """They have no common base."""
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+    return tuple(getattr(state, name) for name in (*names, "RuntimeException"))
 
 
 def require_onnxruntime() -> Any:

@@ -16,6 +16,7 @@ import onnxruntime
 from PIL import Image
 
 NAMES = {"both": ("input_values", "pixel_values"), "audio": ("input_values",), "visual": ("pixel_values",)}
+MAX_FRAMES, MAX_SECONDS = 4096, 3600
 FILES = {"both": "model", "audio": "model_audio", "visual": "model_visual"}
 
 
@@ -23,6 +24,9 @@ class StandaloneModel:
     """
     Args:
         folder (`str` or `Path`): What the export wrote.
+
+    Raises:
+        ValueError: its files do not fit each other.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -35,6 +39,23 @@ class StandaloneModel:
             found = [name for name in (f"{stem}.onnx", f"{stem}_int8.onnx") if (self.folder / name).is_file()]
             if found:
                 self.models[modality] = self._session(found[0])
+        self._check()
+
+    def _check(self) -> None:
+        """An edited file ends here, not in an array of its size."""
+        inputs, clip = self.settings["inputs"], self.settings["clip"]
+        sound, picture = self.settings.get("sound"), self.settings.get("picture")
+        fits = 0 < clip["num_frames"] <= MAX_FRAMES and 0 < clip["seconds"] <= MAX_SECONDS
+        fits = fits and (sound is None or sound["shape"] == inputs["input_values"])
+        fits = fits and (picture is None or picture["size"] == inputs["pixel_values"][-1])
+        for session in self.models.values():
+            for one in session.get_inputs():
+                sizes = zip(one.shape[1:], inputs[one.name], strict=True)
+                fits = fits and all(isinstance(size, str) or size == ours for size, ours in sizes)
+        if not fits:
+            raise ValueError(
+                f"preprocessing.json in {self.folder} does not fit the ONNX files; export the model again."
+            )
 
     def __call__(self, path: str | Path) -> dict[str, float] | np.ndarray:
         """
