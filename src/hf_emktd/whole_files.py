@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from glob import escape
 from itertools import count
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 # what says that a folder holds a model
 MARKER = "config.json"
@@ -46,6 +49,10 @@ def written_whole(directory: Path, replaced: Sequence[str] = ()) -> Iterator[Pat
             unfinished.rename(directory)
         else:
             _replace_files(unfinished, directory, replaced)
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(directory)) from error
+        raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -15,6 +16,8 @@ import yaml
 from transformers import HfArgumentParser
 
 from .process_group import join_on_cpu_without_accelerator
+
+TOKEN = re.compile(r"hf_\w+")
 
 
 def parse_arguments(
@@ -84,8 +87,9 @@ class _Parser(HfArgumentParser):
 
     def _with_suggestion(self, option: str) -> str:
         dashes = "--" if option.startswith("--") else ""
-        name = option.removeprefix(dashes).partition("=")[0].replace("-", "_")
-        near = difflib.get_close_matches(name, self.option_names, n=1)
+        # without its value: that of a mistyped --hub_token is a secret
+        option = TOKEN.sub("hf_...", option.partition("=")[0])
+        near = difflib.get_close_matches(option.removeprefix(dashes).replace("-", "_"), self.option_names, n=1)
         return f"{option} (did you mean {dashes}{near[0]}?)" if near else option
 
 

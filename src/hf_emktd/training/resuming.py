@@ -25,6 +25,8 @@ from .checkpoint_push import CheckpointPushes
 from .interruption import CheckpointError, Deferred, Interrupted, signals_deferred
 
 LAST = "last"
+# in what torch.save raises for a file that it cannot write
+TORCH_WRITER = "inline_container"
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
@@ -107,10 +109,13 @@ class ResumableTrainer(Trainer):
                 Path(checkpoint, TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
+                raise
             shutil.rmtree(checkpoint, ignore_errors=True)
+            reason, free = str(error).splitlines()[0], shutil.disk_usage(run).free
             raise CheckpointError(
-                f"{checkpoint} could not be saved ({error}); the newest whole checkpoint is {last_checkpoint(run)}. "
-                "Free space there."
+                f"{checkpoint} could not be saved ({reason}); {free:,} bytes are free there. The newest whole one "
+                f"is {last_checkpoint(run)}."
             ) from error
         finally:
             self.args.save_total_limit = limit
