@@ -16,7 +16,7 @@ from tiny_runs import make_model, make_monitor
 from hf_emktd.benchmark import SUITES, Benchmark, Executor
 from hf_emktd.benchmark.suites import EVENTS
 from hf_emktd.data import feature_cache, features, load_clips
-from hf_emktd.hub import DistillationSummary, ModelFacts, push_to_hub, save_for_hub
+from hf_emktd.hub import DistillationSummary, ModelFacts, publish, push_to_hub, save_for_hub
 from hf_emktd.models.cav_mae import CavMaeProcessor
 from hf_emktd.training import MONITOR_FOLDER
 from hub_server import WRITE_TOKEN
@@ -25,7 +25,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 CLIPS_PER_FILE = 3
 SAVE_STEPS = 2
 QUIET = ["--report_to", "none", "--use_cpu", "--disable_tqdm", "true"]
-STUDENT = ["--num_train_epochs", "4", "--per_device_train_batch_size", "4", "--eval_strategy", "epoch", *QUIET]
+STUDENT = ["--num_train_epochs", "8", "--per_device_train_batch_size", "4", "--eval_strategy", "epoch", *QUIET]
 SAVED = ["--save_strategy", "steps", "--save_steps", str(SAVE_STEPS), "--resume_from_checkpoint", "last"]
 ROWS = ("KD", "EM-KTD + KD")
 REPO = "org/student"
@@ -128,6 +128,17 @@ def benchmark(cache: Path, teacher: Path, table: Path, folder: Path) -> None:
 
 
 def push(url: str, student: Path) -> None:
+    _speak_to(url)
+    push_to_hub(student, REPO, token=WRITE_TOKEN)
+
+
+def pushing(url: str, cache: Path, *options: str | Path) -> None:
+    """A distillation that pushes."""
+    _speak_to(url)
+    publish.RETRY_SECONDS = (0.01, 0.01)
+    script(cache, "distill.py", *options)
+
+
+def _speak_to(url: str) -> None:
     constants.ENDPOINT, constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE = url, True, False
     close_session()
-    push_to_hub(student, REPO, token=WRITE_TOKEN)

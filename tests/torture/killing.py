@@ -15,6 +15,7 @@ from pathlib import Path
 # forked: this process has imported everything, which takes longer than the jobs
 CONTEXT = multiprocessing.get_context("fork")
 LONGEST_SECONDS = 300
+SHORTLY = 0.1
 
 Job = Callable[[], None]
 
@@ -41,11 +42,20 @@ class Killer:
         assert self.wait(self.start(job)) == 0, self.last_words()
         return time.monotonic() - started
 
-    def run_killed(self, job: Job, seconds: float, most: int, check: Callable[[], None]) -> int:
-        """Runs a job that takes `seconds` until it ends, `check`s what each kill left, and counts the kills."""
+    def run_killed(
+        self, job: Job, seconds: float, most: int, check: Callable[[], None], folder: Path | None = None
+    ) -> int:
+        """
+        Runs a job that takes `seconds` until it ends, `check`s what each kill left, and counts the kills. Every other
+        one comes at any moment, the rest shortly after something has changed in `folder`.
+        """
         for kill in range(most):
             process = self.start(job)
-            process.join(self.random.uniform(0, 1.2 * seconds))
+            if folder is not None and self.random.random() < 0.5:
+                wait_for_change(folder, process)
+                process.join(self.random.expovariate(1 / SHORTLY))
+            else:
+                process.join(self.random.uniform(0, 1.2 * seconds))
             if not process.is_alive():
                 assert process.exitcode == 0, self.last_words()
                 return kill
@@ -71,6 +81,21 @@ class Killer:
 
     def last_words(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]
+
+
+def wait_for_change(folder: Path, process: BaseProcess) -> None:
+    """Returns when a file or folder below `folder` has come, gone or been written, or the process has ended."""
+    before = _state_of(folder)
+    while process.is_alive() and _state_of(folder) == before:
+        time.sleep(0.002)
+
+
+def _state_of(folder: Path) -> set[tuple[str, int]]:
+    state = set()
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            state.add((str(path), path.stat().st_mtime_ns))
+    return state
 
 
 def kill_all(process: BaseProcess) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import killed_jobs
 import pytest
 from killed_jobs import make_teacher
-from killing import Killer
+from killing import Killer, wait_for_change
 from test_kills import CheckedRun, assert_distilled_alike, contents
 from tiny_runs import make_table
 
@@ -88,7 +88,10 @@ def test_a_signal_is_one_line_and_the_run_goes_on(killer, distil, tmp_path, sign
         # from when its own code runs: before that, nobody could say anything
         while process.is_alive() and not killer.log.read_text(errors="replace"):
             time.sleep(0.01)
-        process.join(killer.random.uniform(0, seconds))
+        if killer.random.random() < 0.6:
+            wait_for_change(folder, process)
+        else:
+            process.join(killer.random.uniform(0, seconds))
         if process.is_alive():
             os.kill(process.pid, signum)
         ended = killer.wait(process)

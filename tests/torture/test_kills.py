@@ -47,7 +47,8 @@ def torment(killer, kills, folders, job_in, check_in=lambda folder: lambda: None
     killed = []
     while killer.kills < kills:
         killed.append(next(folders))
-        killer.run_killed(job_in(killed[-1]), seconds, min(most, kills - killer.kills), check_in(killed[-1]))
+        left = min(most, kills - killer.kills)
+        killer.run_killed(job_in(killed[-1]), seconds, left, check_in(killed[-1]), killed[-1])
     print(f"{killer.kills} kills of a job of {seconds:.1f} s, in {len(killed)} runs")
     return [undisturbed, *killed]
 

@@ -116,7 +116,7 @@ def push_to_hub(
     """
     if not (Path(directory) / "config.json").is_file():
         raise FileNotFoundError(f"{directory} has no config.json: save the model there first, with `save_for_hub`.")
-    return _push(directory, repo_id, "model", private, token, revision, commit_message, _NOT_PUSHED)
+    return _push(directory, repo_id, "model", private, token, revision, commit_message, _NOT_PUSHED, by="push_to_hub")
 
 
 def push_shards(
@@ -132,7 +132,9 @@ def push_shards(
     with reasons, which name folders of this machine, stays behind."""
     if not (Path(directory) / "shards.json").is_file():
         raise FileNotFoundError(f"{directory} has no shards.json: write the shards first, with `write_shards`.")
-    return _push(directory, repo_id, "dataset", private, token, revision, commit_message, _NOT_PUSHED)
+    return _push(
+        directory, repo_id, "dataset", private, token, revision, commit_message, _NOT_PUSHED, by="push_shards"
+    )
 
 
 def push_checkpoint(
@@ -175,6 +177,7 @@ def _push(
     commit_message: str,
     left: list[str],
     path_in_repo: str | None = None,
+    by: str = "push_checkpoint",
 ) -> CommitInfo:
     api = HfApi(token=token)
 
@@ -189,7 +192,8 @@ def _push(
             ignore_patterns=left,
         )
 
-    return _insisted(upload, f"push {directory} to", repo_id, api)
+    again = f'`python -c "from hf_emktd.hub.publish import {by}; {by}({str(directory)!r}, {repo_id!r})"`'
+    return _insisted(upload, f"push {directory} to", repo_id, api, again)
 
 
 def _create(api: HfApi, repo_id: str, repo_type: str, private: bool, revision: str | None) -> str:
@@ -199,7 +203,7 @@ def _create(api: HfApi, repo_id: str, repo_type: str, private: bool, revision: s
     return repo_id
 
 
-def _insisted(ask: Callable[[], Any], told: str, repo_id: str, api: HfApi) -> Any:
+def _insisted(ask: Callable[[], Any], told: str, repo_id: str, api: HfApi, again: str = "the same command") -> Any:
     """
     The answer of `ask`, which may be repeated: what arrived is not sent twice. It is repeated where the trouble may
     pass; huggingface_hub does so for large files itself.
@@ -213,7 +217,7 @@ def _insisted(ask: Callable[[], Any], told: str, repo_id: str, api: HfApi) -> An
             wait = next(waits, None) if _may_pass(error) else None
             reason = _without_token(str(error), api)
             if wait is None:
-                way_out = _way_out(error, repo_id)
+                way_out = _way_out(error, repo_id, again)
                 raise PublishError(f"could not {told} {repo_id} at {api.endpoint}: {reason}\n{way_out}") from error
             wait = max(wait, _asked_to_wait(error))
             logger.warning(f"could not {told} {repo_id}: {reason}; once more in {wait:g} seconds.")
@@ -238,7 +242,7 @@ def _without_token(text: str, api: HfApi) -> str:
     return text.replace(token, "...") if isinstance(token, str) and token else text
 
 
-def _way_out(error: Exception, repo_id: str) -> str:
+def _way_out(error: Exception, repo_id: str, again: str) -> str:
     cause = error.__cause__ if isinstance(error, RuntimeError) else error
     status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
     if status == 401:
@@ -247,4 +251,4 @@ def _way_out(error: Exception, repo_id: str) -> str:
         return f"The token may not write to {repo_id}: use one with write access, or a name of your own."
     if status == 404 or isinstance(error, HFValidationError):
         return "Check the name and the revision, and that the token may see the repository."
-    return "Nothing local was lost: push again later; files that arrived are not sent twice."
+    return f"Nothing local was lost: push again later, with {again}; files that arrived are not sent twice."
