@@ -4,15 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import set_seed
 
-from hf_emktd import (
-    AvSegFormerProcessor,
-    CavMaeConfig,
-    CavMaeForAudioVisualClassification,
-    CavMaeProcessor,
-)
+from hf_emktd import AvSegFormerProcessor, CavMaeProcessor
 from hf_emktd.data import write_clip
 from hf_emktd.demo import Respondent
 from hf_emktd.distillation import EntropyMonitor, EntropyMonitorConfig
@@ -22,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 
 from pipeline_media import SECONDS, pictures, tone
 
+from tiny_classifier import make_classifier
 from tiny_segmenter import make_segmenter
 
 HOSTILE = "<img src=x onerror=\"document.title='caught'\">"
@@ -30,21 +24,9 @@ LABELS = {0: HOSTILE, 1: "${1+1} {{ 7 * 7 }}", 2: "rain"}
 
 def save_classifier(folder: Path, width: int) -> Path:
     """A tiny one that was not trained, with labels that a page might take for its own."""
-    set_seed(width)
-    config = CavMaeConfig(
-        hidden_size=width,
-        num_attention_heads=2,
-        modality_specific_depth=1,
-        audio_length=32,
-        num_mel_bins=16,
-        image_size=32,
-        id2label=LABELS,
-    )
-    model = CavMaeForAudioVisualClassification(config)
-    with torch.no_grad():  # answers that can be told apart
-        model.classifier.dense.weight.mul_(20)
+    model = make_classifier(spread=20, seed=width, hidden_size=width, id2label=LABELS)
     model.save_pretrained(folder)
-    CavMaeProcessor.from_config(config).save_pretrained(folder)
+    CavMaeProcessor.from_config(model.config).save_pretrained(folder)
     return folder
 
 

@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import close_session, constants
-from transformers import set_seed
 
 from hf_emktd import (
     AvSegFormerForAudioVisualSegmentation,
     AvSegFormerProcessor,
-    CavMaeConfig,
     CavMaeForAudioVisualClassification,
     CavMaeProcessor,
 )
@@ -20,6 +18,7 @@ from hf_emktd.hub import DataFacts, DistillationSummary, EvaluationResult, Model
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hub_server import HubServer
+from tiny_classifier import make_classifier
 from tiny_segmenter import make_segmenter
 
 
@@ -49,17 +48,7 @@ def this_hub(hub, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def model() -> CavMaeForAudioVisualClassification:
-    set_seed(0)
-    config = CavMaeConfig(
-        hidden_size=16,
-        num_attention_heads=2,
-        modality_specific_depth=1,
-        audio_length=32,
-        num_mel_bins=16,
-        image_size=32,
-        id2label={0: "bell", 1: "dog", 2: "rain"},
-    )
-    return CavMaeForAudioVisualClassification(config).eval()
+    return make_classifier()
 
 
 @pytest.fixture(scope="session")

@@ -4,43 +4,25 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import set_seed
 
-from hf_emktd import (
-    AvSegFormerProcessor,
-    CavMaeConfig,
-    CavMaeForAudioVisualClassification,
-    CavMaeProcessor,
-)
+from hf_emktd import AvSegFormerProcessor, CavMaeProcessor
 from hf_emktd.data import write_clip
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline_media import SECONDS, pictures, tone
 
+from tiny_classifier import make_classifier
 from tiny_segmenter import make_segmenter
 
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory) -> Path:
     """A tiny classifier that was not trained, as anyone saves it."""
-    set_seed(0)
-    config = CavMaeConfig(
-        hidden_size=16,
-        num_attention_heads=2,
-        modality_specific_depth=1,
-        audio_length=32,
-        num_mel_bins=16,
-        image_size=32,
-        id2label={0: "bell", 1: "dog", 2: "rain"},
-    )
-    model = CavMaeForAudioVisualClassification(config)
-    with torch.no_grad():  # answers that can be told apart
-        model.classifier.dense.weight.mul_(20)
+    model = make_classifier(spread=20)
     folder = tmp_path_factory.mktemp("models") / "classifier"
     model.save_pretrained(folder)
-    CavMaeProcessor.from_config(config).save_pretrained(folder)
+    CavMaeProcessor.from_config(model.config).save_pretrained(folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ def predict_clip(
         raise MediaError(clip.path, nothing_to_answer(processor))
     inputs = {name: values.to(model.device, model.dtype) for name, values in inputs.items()}
     top = {
-        modality: _best_labels(model, {name: inputs[name] for name in names}, top_k)
+        modality: _best_labels(model, {name: inputs[name] for name in names}, top_k, clip.path)
         for modality, names in INPUTS.items()
         if inputs.keys() >= set(names)
     }
@@ -174,6 +175,17 @@ def nothing_to_answer(processor: ProcessorMixin) -> str:
     }[taken[0]]
 
 
+def check_answers(logits: torch.Tensor, paths: Sequence[str | os.PathLike[str]]) -> None:
+    """Raises `ValueError` with the paths of the clips to which a model's answer `(batch, ...)` is not finite."""
+    is_bad = ~logits.flatten(1).isfinite().all(dim=1)
+    if is_bad.any():
+        bad = dict.fromkeys(str(path) for path, bad in zip(paths, is_bad.tolist(), strict=True) if bad)
+        raise ValueError(
+            f"the model's answer to {', '.join(bad)} is NaN or infinite: its weights are broken, or its precision "
+            f"({logits.dtype}) is too low for them. Load it with dtype=torch.float32."
+        )
+
+
 def rank_labels(probabilities: torch.Tensor, id2label: dict[int, str], top_k: int) -> list[tuple[str, float]]:
     """The best `top_k` labels with their probabilities `(classes,)`, best first; all where there are fewer."""
     values, indices = probabilities.topk(min(top_k, len(probabilities)))
@@ -181,10 +193,13 @@ def rank_labels(probabilities: torch.Tensor, id2label: dict[int, str], top_k: in
 
 
 @torch.inference_mode()
-def _best_labels(model: PreTrainedModel, inputs: dict[str, torch.Tensor], top_k: int) -> list[tuple[str, float]]:
+def _best_labels(
+    model: PreTrainedModel, inputs: dict[str, torch.Tensor], top_k: int, path: Path
+) -> list[tuple[str, float]]:
     """The softmax averaged over the frames; the one spectrogram goes with each of them."""
     batch = max(len(values) for values in inputs.values())
     logits = model(**{name: values.expand(batch, *values.shape[1:]) for name, values in inputs.items()}).logits
+    check_answers(logits, [path] * batch)
     return rank_labels(logits.float().softmax(dim=-1).mean(dim=0), model.config.id2label, top_k)
 
 

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from ..data.clip_source import is_silent
 from ..data.media import Clip, MediaError, read_clip
+from .prediction import check_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -129,7 +130,7 @@ def segment_clip(
     count = frames_within(duration)
     input_values, notes = sound_inputs(clip, processor, count)
     pixel_values = processor(images=clip.frames[:count], return_tensors="pt")["pixel_values"]
-    probabilities = _probabilities(model, input_values, pixel_values, clip.frames.shape[1:3])
+    probabilities = _probabilities(model, input_values, pixel_values, clip)
     times = np.array(times[:count])
     return ClipSegmentation(clip.path, clip.frames[:count], probabilities, times, duration, clip.waveform, rate, notes)
 
@@ -155,9 +156,7 @@ def probabilities_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @torch.inference_mode()
-def _probabilities(
-    model: PreTrainedModel, input_values: Tensor, pixel_values: Tensor, size: tuple[int, int]
-) -> np.ndarray:
+def _probabilities(model: PreTrainedModel, input_values: Tensor, pixel_values: Tensor, clip: Clip) -> np.ndarray:
     """Sigmoids at the clip's own size, from no more frames at once than the model was trained with."""
     parts = zip(
         *(values.split(model.config.num_frames, dim=1) for values in (input_values, pixel_values)), strict=True
@@ -166,5 +165,6 @@ def _probabilities(
     for sound, pictures in parts:
         inputs = {"input_values": sound, "pixel_values": pictures}
         logits = model(**{name: values.to(model.device, model.dtype) for name, values in inputs.items()}).logits
-        maps.append(probabilities_at(logits, size)[0].cpu())
+        check_answers(logits, [clip.path])
+        maps.append(probabilities_at(logits, clip.frames.shape[1:3])[0].cpu())
     return torch.cat(maps).numpy()

@@ -14,7 +14,7 @@ from ..data.clip_windows import window_starts
 from ..data.media import MediaError
 from ..distillation.entropy_monitor import CLASSIFICATION, EntropyMonitor, entropy_weights
 from ..distillation.teacher import branch_tokens, check_monitor
-from ..hub.prediction import INPUTS, OFFICIAL_FRAMES, clip_inputs, nothing_to_answer, rank_labels
+from ..hub.prediction import INPUTS, OFFICIAL_FRAMES, check_answers, clip_inputs, nothing_to_answer, rank_labels
 from ..training.loading import find_monitor, load_model
 from .base import AudioVisualPipeline, Chunk, given, notes_of_windows
 from .media_inputs import open_media
@@ -176,6 +176,8 @@ class AudioVisualClassificationPipeline(AudioVisualPipeline):
         probabilities = torch.full((len(rows), self.model.config.num_labels), torch.nan, device=rows.device)
         if rows.any():
             logits = self.model(**self.model_inputs(chunk, INPUTS[modality], rows)).logits
+            paths = chunk["path"] if isinstance(chunk["path"], list) else [chunk["path"]]
+            check_answers(logits, [path for path, is_asked in zip(paths, rows, strict=True) if is_asked])
             probabilities[rows] = logits.to(rows.device).float().softmax(dim=-1)
         return probabilities
 

@@ -105,7 +105,7 @@ def open_media(item: Any) -> Iterator[Media]:
     Raises:
         [`MediaError`]: a file cannot be downloaded or read.
         TypeError: for anything else.
-        ValueError: a waveform is not mono, not floating point or has no rate.
+        ValueError: a waveform is not mono, not floating point, not finite or has no rate.
     """
     with tempfile.TemporaryDirectory(prefix="hf_emktd_") as folder:
         name = _name(item)
@@ -150,6 +150,8 @@ def _decoded(waveform: Any, sampling_rate: int | None) -> dict[str, Any]:
         )
     if sampling_rate is None:
         raise ValueError("a waveform needs its sampling_rate in hertz: {'audio': samples, 'sampling_rate': 16000}.")
+    if not np.isfinite(samples).all():
+        raise ValueError("a waveform must be of finite samples, full scale at ±1; some are NaN or infinite.")
     return {"waveform": samples.astype(np.float32), "sampling_rate": int(sampling_rate)}
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..data.media import Clip, MediaError
 from ..distillation.entropy_monitor import SEGMENTATION
+from ..hub.prediction import check_answers
 from ..hub.segmentation import FRAME_WITHIN_SECOND, THRESHOLD, frames_within, probabilities_at, sound_inputs
 from .base import AudioVisualPipeline, Chunk, given, notes_of_windows
 from .media_inputs import open_media
@@ -111,8 +112,9 @@ class AudioVisualSegmentationPipeline(AudioVisualPipeline):
 
     def _forward(self, chunk: Chunk, threshold: float = THRESHOLD, return_masks: bool = True) -> Chunk:
         batched = isinstance(chunk["path"], list)
-        sizes, times = (chunk[name] if batched else [chunk[name]] for name in ("size", "times"))
+        paths, sizes, times = (chunk[name] if batched else [chunk[name]] for name in ("path", "size", "times"))
         logits = self.model(**self.model_inputs(chunk, self.model.config.input_shapes, slice(None))).logits
+        check_answers(logits, paths)
         frames = [
             _frames(clip[None, : len(moments)], size, moments, threshold, return_masks)
             for clip, size, moments in zip(logits, sizes, times, strict=True)

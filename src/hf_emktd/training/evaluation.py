@@ -12,10 +12,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from ..data.collators import AudioVisualCollator
+from ..data.collators import AudioVisualCollator, NamingCollator
 from ..metrics import average_frame_probabilities, event_classification_metrics
 from .clip_data import ClipData, SceneData
 from .evaluation_arguments import MODALITIES, EvaluationArguments
+from .finite_losses import check_finite
 from .mask_evaluation import evaluate_masks
 
 logger = logging.get_logger(__name__)
@@ -116,12 +117,14 @@ def _predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits `(clips, classes)` and labels `(clips,)` of the whole split, on every rank."""
     views = data.plain_views(data.evaluation_split(args.split), processor=processor, frame_index=frame_index)
-    loader = accelerator.prepare(DataLoader(views, batch_size=args.batch_size, collate_fn=AudioVisualCollator()))
+    collator = NamingCollator(AudioVisualCollator())
+    loader = accelerator.prepare(DataLoader(views, batch_size=args.batch_size, collate_fn=collator))
     columns = []
     for batch in tqdm(loader, desc=f"Evaluate {modality}", disable=not accelerator.is_local_main_process):
         with accelerator.autocast():
             inputs = {name: batch[name].to(model.dtype) for name in MODALITIES[modality]}
             logits = model(**inputs).logits.float()
+        check_finite("the model's answer is", [logits], batch.get("clip_ids"))
         columns.append([tensor.cpu().numpy() for tensor in accelerator.gather_for_metrics((logits, batch["labels"]))])
     logits, labels = (np.concatenate(column) for column in zip(*columns, strict=True))
     return logits, labels

@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..data.collators import AudioVisualCollator
+from ..data.collators import AudioVisualCollator, NamingCollator
 from ..metrics import preprocess_mask_logits, segmentation_metrics
 from .clip_data import SceneData
 from .evaluation_arguments import CONTROLS, EvaluationArguments
+from .finite_losses import check_finite
 
 # what can be said without a true mask: in silence nothing sounds, whatever the labels show
 WITHOUT_TRUTH = ("mask_share", "peak_probability", "clips", "frames")
@@ -61,12 +62,14 @@ def _statistics(
     """Of the whole split, on every rank: `(clips, frames, statistics)`."""
     split = data.evaluation_split(args.split)
     views = data.plain_views(split, processor=processor, sound=CONTROLS.get(condition, "own"))
-    loader = accelerator.prepare(DataLoader(views, batch_size=args.batch_size, collate_fn=AudioVisualCollator()))
+    collator = NamingCollator(AudioVisualCollator())
+    loader = accelerator.prepare(DataLoader(views, batch_size=args.batch_size, collate_fn=collator))
     parts = []
     for batch in tqdm(loader, desc=f"Evaluate {condition}", disable=not accelerator.is_local_main_process):
         with accelerator.autocast():
             inputs = {name: batch[name].to(model.dtype) for name in ("input_values", "pixel_values")}
             logits = model(**inputs).logits.float()
+        check_finite("the model's answer is", [logits], batch.get("clip_ids"))
         statistics = preprocess_mask_logits(logits, batch["labels"])
         parts.append(accelerator.gather_for_metrics(statistics).cpu())
     return torch.cat(parts)
