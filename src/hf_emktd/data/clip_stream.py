@@ -9,9 +9,14 @@ from typing import Any
 import datasets
 import numpy as np
 from datasets import ClassLabel, Dataset
+from transformers.utils import logging
 
+from .clip_source import COLUMNS
 from .features import extract_clip
+from .media import MediaError
 from .shards import ShardIndex
+
+logger = logging.get_logger(__name__)
 
 __all__ = ["ClipStream", "Neighbours", "Share", "read_shards", "share_of"]
 
@@ -101,7 +106,8 @@ class ClipStream:
         buffer_size: int = 1,
     ) -> Iterator[dict[str, Any]]:
         """
-        Rows as [`~data.extract_features`] stores them, once each over all readers.
+        Rows as [`~data.extract_features`] stores them, once each over all readers; media that cannot be read any more
+        are left out with a warning.
 
         Args:
             order_seed: non-negative integers that decide the order of shards; `None` reads them as they were written.
@@ -116,7 +122,7 @@ class ClipStream:
         rows = islice(self._read(share.files), share.offset, None, share.step)
         if order_seed is not None:
             rows = _shuffled(rows, buffer_size, np.random.default_rng([*order_seed, part, reader]))
-        return map(self._features, rows)
+        return filter(None, map(self._features, rows))
 
     def _read(self, shards: list[int]) -> Iterator[dict[str, Any]]:
         files = {self.split: [self.files[number] for number in shards]}
@@ -126,12 +132,35 @@ class ClipStream:
             for values in zip(*batch.values(), strict=True):
                 yield dict(zip(batch, values, strict=True))
 
-    def _features(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _features(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """`None` for media that cannot be read any more: the readers of other ranks would wait for ever."""
         if self.index.container == "webdataset":
             row = row["json"] | row
+        self._check(row)
         if self.index.store == "features":
             return row
-        return {"clip_id": row["clip_id"], "label": row["label"]} | extract_clip(row, self.processor, **self.options)
+        try:
+            features = extract_clip(row, self.processor, **self.options)
+        except MediaError as error:
+            logger.warning(f"{self.index.root}: clip {row['clip_id']!r} is left out: {error}")
+            return None
+        return {"clip_id": row["clip_id"], "label": row["label"]} | features
+
+    def _check(self, row: dict[str, Any]) -> None:
+        """Shards are whole: a path in one would lead to whatever lies there on this machine."""
+        for column in COLUMNS:
+            cell = row.get(column)
+            content = cell.get("bytes") if isinstance(cell, dict) else cell
+            if cell is not None and not isinstance(content, bytes):
+                raise ValueError(
+                    f"{self.index.root}: clip {row['clip_id']!r} has no file in its column {column}; write the shards "
+                    "anew with scripts/prepare_dataset.py."
+                )
+        if row["label"] not in range(len(self.index.label_names)):
+            raise ValueError(
+                f"{self.index.root}: clip {row['clip_id']!r} has label {row['label']!r} of "
+                f"{len(self.index.label_names)} label_names."
+            )
 
 
 # IterableDataset.shuffle reads ten shards at once, each in a thread, and waits five seconds at the end of an epoch

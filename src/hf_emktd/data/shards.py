@@ -27,6 +27,8 @@ INDEX_NAME = "shards.json"
 INDEX_FORMAT = 1
 STORES = ("features", "media")
 CONTAINERS = ("parquet", "webdataset")
+SHARD_FILE = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*")
+MAX_CLIPS = 2**31
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -89,9 +91,23 @@ class ShardIndex:
             if content.pop("format") != INDEX_FORMAT:
                 raise ValueError(f"its format is not {INDEX_FORMAT}; update hf_emktd, or write the shards anew")
             splits = {split: [Shard(**shard) for shard in shards] for split, shards in content.pop("splits").items()}
-            return cls(**content, splits=splits, root=root)
-        except (KeyError, TypeError, ValueError) as error:
+            index = cls(**{**content, "splits": splits, "root": root})
+            index._check()
+            return index
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{root}: {INDEX_NAME} is no index of clip shards ({error}).") from error
+
+    def _check(self) -> None:
+        if self.store not in STORES or self.container not in CONTAINERS:
+            raise ValueError(f"it has {self.store!r} in {self.container!r}")
+        if not isinstance(self.label_names, list) or not all(isinstance(name, str) for name in self.label_names):
+            raise ValueError("its label_names are no list of names")
+        for shard in (shard for shards in self.splits.values() for shard in shards):
+            # neither a place elsewhere, nor a pattern or chain of addresses, which `datasets` would follow
+            if SHARD_FILE.fullmatch(shard.file) is None:
+                raise ValueError(f"{shard.file!r} is no name of a file below it")
+            if not isinstance(shard.clips, int) or not 0 <= shard.clips <= MAX_CLIPS:
+                raise ValueError(f"{shard.file} has {shard.clips!r} clips")
 
     def save(self, folder: PathLike) -> None:
         """Writes `shards.json`, which appears under its name only when it is complete."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Self
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -21,6 +23,7 @@ from ..distillation.cached_teacher import CachedTeacher
 from ..distillation.entropy_monitor import EntropyMonitor
 from ..distillation.teacher import fingerprint
 from ..distillation.token_codes import CODECS, TokenCodec
+from ..distillation.token_distillation import BRANCHES
 from ..hub.distillation_summary import write_whole
 from .clip_data import TRAIN, ClipData
 from .views import ClipViews
@@ -28,6 +31,8 @@ from .views import ClipViews
 MANIFEST_NAME = "teacher_cache.json"
 SHARDS_FOLDER = "signals"
 FORMAT_VERSION = 1
+# What no cache has: one that says so would have lists and arrays of these sizes made.
+MAX_SIZE, MAX_SHARDS = 2**31, 10**6
 # deviations of the cosines between a clip's tokens: the largest, and the root of the mean square
 ERRORS = ("max_error", "rms_error")
 
@@ -82,20 +87,43 @@ class CacheManifest:
     def load(cls, folder: str | Path) -> Self:
         """
         Raises:
-            ValueError: if there is none, or it is of another version.
+            ValueError: if there is none, it is of another version, or was edited into something that no cache is.
         """
         path = Path(folder) / MANIFEST_NAME
         if not path.is_file():
             raise ValueError(
                 f"{folder} is no teacher cache: it has no {MANIFEST_NAME}. Make one with cache_teacher.py."
             )
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format") != FORMAT_VERSION:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.get("format") != FORMAT_VERSION:
+                raise ValueError(f"it has format {content.get('format')}, this version reads {FORMAT_VERSION}")
+            manifest = cls(**content)
+            manifest._check()
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} has format {content.get('format')}, this version reads {FORMAT_VERSION}. Write the cache "
-                "again with cache_teacher.py."
-            )
-        return cls(**content)
+                f"{path} cannot be read: {error}. Write the cache again with cache_teacher.py."
+            ) from error
+        return manifest
+
+    def _check(self) -> None:
+        """Raises `ValueError`, or what Python does for another type, before anything is made of its sizes."""
+        sizes = (self.num_clips, self.num_views, self.shard_rows, self.batch_size, *self.logits)
+        sizes += tuple(side for grids in self.grids.values() for grid in grids for side in grid)
+        if any(not isinstance(size, int) or not 0 < size <= MAX_SIZE for size in sizes):
+            raise ValueError(f"its sizes are not all from 1 to {MAX_SIZE:,}")
+        if self.num_clips // self.shard_rows * self.num_views > MAX_SHARDS:
+            raise ValueError(f"it plans more than {MAX_SHARDS:,} shards")
+        unknown = sorted(self.grids.keys() - set(BRANCHES)) + sorted(
+            self.shards.keys() - {shard.name for shard in self.planned}
+        )
+        if unknown:
+            raise ValueError(f"it names {', '.join(unknown[:3])}, which it does not plan")
+        for note in self.shards.values():
+            if not isinstance(note["bytes"], int) or not isinstance(note["sha256"], str):
+                raise ValueError("it has shards without size and checksum")
+        self.make_codec()
+        self.has_entropies  # noqa: B018  asks for a key
 
     def save(self, folder: str | Path) -> None:
         write_whole(Path(folder) / MANIFEST_NAME, json.dumps(asdict(self), indent=1) + "\n")
@@ -201,9 +229,34 @@ class TeacherCache:
             )
         check_shards(self.folder, self.manifest)
         files = [str(self.folder / SHARDS_FOLDER / shard.name) for shard in shards]
-        self.rows = datasets.Dataset.from_parquet(files, features=self.manifest.features()).with_format("arrow")
+        try:
+            self.rows = datasets.Dataset.from_parquet(files, features=self.manifest.features()).with_format("arrow")
+            self._check_rows()
+        except (datasets.exceptions.DatasetsError, pa.ArrowException, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the shards of the teacher cache {folder} are not what its {MANIFEST_NAME} says: {_cause(error)}. "
+                "Write it again with cache_teacher.py."
+            ) from error
         seeds = self.rows.data.column("view_seed").to_numpy()
         self._seeds = seeds.reshape(self.manifest.num_views, self.manifest.num_clips)
+
+    def _check_rows(self) -> None:
+        """Raises `ValueError` if a column has gaps, or cells of another size than the manifest's grids make them."""
+        table, manifest = self.rows.data.table, self.manifest
+        if len(table) != manifest.num_clips * manifest.num_views:
+            raise ValueError(f"{len(table)} rows for {manifest.num_clips} clips in {manifest.num_views} views")
+        gaps = [name for name in table.column_names if table[name].null_count]
+        if gaps:
+            raise ValueError(f"{', '.join(gaps[:3])} have gaps")
+        widths = pc.min_max(pc.list_value_length(table["logits"])).as_py()
+        if set(widths.values()) != {math.prod(manifest.logits)}:
+            raise ValueError(f"logits of {widths['min']} to {widths['max']} numbers for {manifest.logits}")
+        for branch in manifest.grids:
+            for name, (dtype, per_token) in self.codec.columns.items():
+                row = np.dtype(dtype).itemsize * (manifest.num_tokens(branch) if per_token else 1)
+                sizes = pc.unique(pc.binary_length(table[f"{branch}_{name}"])).to_numpy(zero_copy_only=False)
+                if (sizes % row).any() or not sizes.all():
+                    raise ValueError(f"{branch}_{name} does not have {row} bytes, or a multiple, in each row")
 
     @property
     def num_views(self) -> int:
@@ -256,6 +309,11 @@ class TeacherCache:
             for signal, cell in zip(signals, _cells(table[f"{branch}_{name}"]), strict=True):
                 values = cell.view(dtype).reshape(tokens if per_token else 1, -1)
                 signal["codes"].setdefault(branch, {})[name] = values
+
+
+def _cause(error: Exception) -> str:
+    """`datasets` says itself only that something went wrong."""
+    return " ".join(str(error.__cause__ or error).split())
 
 
 def _cells(column: pa.ChunkedArray) -> Iterator[np.ndarray]:
