@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tiny_runs import make_arguments
 
 from hf_emktd.distillation import EntropyMonitoredDistillation, KernelizedTokenDistillation, LogitDistillation
@@ -29,12 +30,19 @@ def test_defaults_of_the_paper_and_of_the_trainer(tmp_path):
     assert not args.remove_unused_columns and args.ddp_find_unused_parameters
 
 
+@pytest.mark.parametrize("kind", [DistillationArguments, EntropyMonitorArguments])
+def test_memory_is_pinned_for_an_accelerator_alone(tmp_path, kind):
+    """torch warns in every data loader otherwise."""
+    assert kind(output_dir=str(tmp_path)).dataloader_pin_memory == torch.cuda.is_available()
+
+
 @pytest.mark.parametrize(
     "option, message",
     [
         ({"modality_dropout": 1.5}, "modality_dropout is a probability between 0 and 1, got 1.5"),
         ({"modality_dropout": -0.1}, "modality_dropout is a probability"),
         ({"head_learning_rate_factor": 0.0}, "head_learning_rate_factor must be positive, got 0.0"),
+        ({"non_finite_loss": "ignore"}, "non_finite_loss must be one of stop, skip, got 'ignore'"),
         ({"remove_unused_columns": True}, "would take the teacher's inputs"),
         ({"task_weight": -1.0}, "task_weight must not be negative, got -1.0"),
         ({"calibration_clips": 0}, "calibration_clips must be at least 1, got 0"),

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import distributed_driver
 import pytest
-
-DRIVER = Path(distributed_driver.__file__)
-CONFIG = Path(__file__).parents[2] / "scripts" / "accelerate_configs" / "cpu_2.yaml"
+from launching import launch
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> dict[str, dict]:
     """Results of every run of the driver on two processes."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIG, DRIVER, folder]
-    ended = subprocess.run(
-        command,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-6000:]
+    ended = launch("distributed_driver.py", folder)
+    assert ended.status == 0, ended.said[-6000:]
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in distributed_driver.RUNS}
 
 

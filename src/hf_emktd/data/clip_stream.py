@@ -16,11 +16,11 @@ from .features import extract_clip
 from .media import MediaError
 from .shards import ShardIndex
 
-logger = logging.get_logger(__name__)
-
 __all__ = ["ClipStream", "Neighbours", "Share", "read_shards", "share_of"]
 
 ROWS_AT_ONCE = 16
+
+logger = logging.get_logger(__name__)
 
 
 def read_shards(index: ShardIndex, split: str) -> Dataset:

@@ -97,7 +97,8 @@ def ending_in_one_line(way_on: str) -> Iterator[None]:
 
 
 def _end(reason: str, way_on: str, status: int) -> None:
-    if int(os.environ.get("RANK", "0")) == 0:
+    # a signal comes to all ranks, an error perhaps to one
+    if status == 1 or int(os.environ.get("RANK", "0")) == 0:
         line = " ".join(f"{Path(sys.argv[0]).name}: {reason} {way_on}".split())
         print(line, file=sys.stderr, flush=True)
     raise SystemExit(status) from None
