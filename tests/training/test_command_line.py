@@ -124,6 +124,7 @@ class TestRefused:
 
     def test_a_slip_of_the_pen(self, refusal):
         assert "unknown options: --share=2 (did you mean --shares?)" in refusal("--share=2")
+        assert "--hub_tokn=hf_..., hf_... (see" in refusal("--hub_tokn=hf_secret", "hf_secret")
         assert "--first-nam (did you mean --first_name?)" in refusal("--first-nam", "y")
 
     def test_wrong_type(self, refusal):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,7 @@ def _extract_split(
     own = {column: clips.features[column] for column in OWN_COLUMNS}
     parts = []
     # a second run on the same clips waits for what the first one stores
-    with FileLock(folder / ".lock"), fork_without_garbage():
+    with FileLock(folder / ".lock"), fork_without_garbage(), _disk_errors_on_top():
         for leftover in folder.glob("tmp*"):  # what a killed process was writing
             leftover.unlink()
         for name, part in _parts(clips, split):
@@ -148,6 +149,18 @@ def _extract_split(
             extracted = extract()
             parts.append(extract(load_from_cache_file=False) if _has_returned(part, extracted) else extracted)
     return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
+@contextmanager
+def _disk_errors_on_top() -> Iterator[None]:
+    """`datasets` closes a file that cannot be written, and then tells of that."""
+    try:
+        yield
+    except ValueError as error:
+        cause = error.__context__
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno):
+            cause = cause.__context__
+        raise cause or error from None
 
 
 def _has_returned(clips: Dataset, extracted: Dataset) -> bool:

@@ -87,10 +87,10 @@ class _Parser(HfArgumentParser):
 
     def _with_suggestion(self, option: str) -> str:
         dashes = "--" if option.startswith("--") else ""
-        # without its value: that of a mistyped --hub_token is a secret
-        option = TOKEN.sub("hf_...", option.partition("=")[0])
-        near = difflib.get_close_matches(option.removeprefix(dashes).replace("-", "_"), self.option_names, n=1)
-        return f"{option} (did you mean {dashes}{near[0]}?)" if near else option
+        name = option.removeprefix(dashes).partition("=")[0].replace("-", "_")
+        near = difflib.get_close_matches(name, self.option_names, n=1)
+        shown = TOKEN.sub("hf_...", option)  # of a mistyped --hub_token
+        return f"{shown} (did you mean {dashes}{near[0]}?)" if near else shown
 
 
 def _options_of_config(arguments: list[str], parser: _Parser) -> list[str]:

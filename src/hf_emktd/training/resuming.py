@@ -26,7 +26,7 @@ from .interruption import CheckpointError, Deferred, Interrupted, signals_deferr
 
 LAST = "last"
 # in what torch.save raises for a file that it cannot write
-TORCH_WRITER = "inline_container"
+TORCH_WRITER = ("inline_container", "iostream error")
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
@@ -109,7 +109,7 @@ class ResumableTrainer(Trainer):
                 Path(checkpoint, TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:
-            if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
+            if isinstance(error, RuntimeError) and not any(part in str(error) for part in TORCH_WRITER):
                 raise
             shutil.rmtree(checkpoint, ignore_errors=True)
             reason, free = str(error).splitlines()[0], shutil.disk_usage(run).free
