@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset
 from transformers.utils import logging
 
@@ -19,6 +21,8 @@ from .shards import ShardIndex
 __all__ = ["ClipStream", "Neighbours", "Share", "read_shards", "share_of"]
 
 ROWS_AT_ONCE = 16
+# What is raised for archives and tables that are cut off or were edited.
+DAMAGE = (tarfile.TarError, pa.ArrowException, EOFError, LookupError, TypeError, UnicodeError)
 
 logger = logging.get_logger(__name__)
 
@@ -126,11 +130,17 @@ class ClipStream:
 
     def _read(self, shards: list[int]) -> Iterator[dict[str, Any]]:
         files = {self.split: [self.files[number] for number in shards]}
-        rows = datasets.load_dataset(self.index.container, data_files=files, split=self.split, streaming=True)
-        # not iter(rows), which would deal the shards to the workers of a DataLoader a second time
-        for batch in rows.decode(False).iter(batch_size=ROWS_AT_ONCE):
-            for values in zip(*batch.values(), strict=True):
-                yield dict(zip(batch, values, strict=True))
+        try:
+            rows = datasets.load_dataset(self.index.container, data_files=files, split=self.split, streaming=True)
+            # not iter(rows), which would deal the shards to the workers of a DataLoader a second time
+            for batch in rows.decode(False).iter(batch_size=ROWS_AT_ONCE):
+                for values in zip(*batch.values(), strict=True):
+                    yield dict(zip(batch, values, strict=True))
+        except DAMAGE as error:
+            raise ValueError(
+                f"{self.index.root}: a shard of {self.split} is damaged ({type(error).__name__}: {error}); compare it "
+                "with its sha256 in shards.json, and fetch or write it again."
+            ) from error
 
     def _features(self, row: dict[str, Any]) -> dict[str, Any] | None:
         """`None` for media that cannot be read any more: the readers of other ranks would wait for ever."""

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     import onnxruntime
 
+# What transformers raises for a config.json that was edited.
+CONFIG_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+CONFIG_ERRORS += (StrictDataclassError,)
+
 
 @dataclass
 class OnnxOutput(ModelOutput):
@@ -128,7 +132,7 @@ class OnnxModel:
 def _read_config(folder: Path) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, LookupError, TypeError, ValueError, StrictDataclassError) as error:
+    except CONFIG_ERRORS as error:
         raise ValueError(f"{folder}/config.json cannot be used: {' '.join(str(error).split())}") from error
     if not hasattr(config, "input_shapes"):
         raise ValueError(f"{folder}/config.json is of a {config.model_type!r}, which this library does not export.")

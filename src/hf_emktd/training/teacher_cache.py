@@ -232,7 +232,7 @@ class TeacherCache:
         try:
             self.rows = datasets.Dataset.from_parquet(files, features=self.manifest.features()).with_format("arrow")
             self._check_rows()
-        except (datasets.exceptions.DatasetsError, pa.ArrowException, TypeError, ValueError) as error:
+        except (datasets.exceptions.DatasetsError, pa.ArrowException, ArithmeticError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the shards of the teacher cache {folder} are not what its {MANIFEST_NAME} says: {_cause(error)}. "
                 "Write it again with cache_teacher.py."
