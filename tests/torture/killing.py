@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import random
@@ -12,8 +13,12 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tqdm import tqdm
+
 # forked: this process has imported everything, which takes longer than the jobs
 CONTEXT = multiprocessing.get_context("fork")
+# its thread might hold the lock that a job then waits for
+tqdm.monitor_interval = 0
 LONGEST_SECONDS = 300
 SHORTLY = 0.1
 
@@ -110,4 +115,6 @@ def _alone(job: Job, log: Path) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(LONGEST_SECONDS - 10)
     job()
