@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from hf_emktd.distillation import BRANCHES, OBJECTIVES_OF_TASK, TeacherSignal, TokenKernel, token_distillation_loss
+from hf_emktd.distillation import (
+    BRANCHES,
+    OBJECTIVES_OF_TASK,
+    EntropyMonitor,
+    EntropyMonitorConfig,
+    TeacherSignal,
+    TokenKernel,
+    token_distillation_loss,
+)
 
 EVENTS, MASKS = OBJECTIVES_OF_TASK
 PAIRS = [(task, name) for task, objectives in OBJECTIVES_OF_TASK.items() for name in objectives]
@@ -246,3 +254,27 @@ def test_the_fused_loss_of_extreme_kernels(kernel, delta):
     loss = token_distillation_loss(student, torch.randn(3, 40, 12, generator=random), kernel, delta)
     loss.sum().backward()
     assert loss.isfinite().all() and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("classes", [1, 10_000])
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_monitor_is_never_in_doubt_about_its_doubt(classes, change):
+    monitor = EntropyMonitor(EntropyMonitorConfig(branch_widths=dict.fromkeys(BRANCHES, 12), num_labels=classes))
+    given = sides(EVENTS, classes=classes).changed(CHANGES[change])
+    output = monitor(given.teacher.tokens, given.labels)
+    output.loss.backward()
+    for entropies in output.entropies.values():
+        assert entropies.isfinite().all() and -1e-5 <= entropies.min() <= entropies.max() <= math.log(classes) + 1e-4
+    assert all(parameter.grad.isfinite().all() for parameter in monitor.parameters())
+
+
+@pytest.mark.parametrize("entropy_over", ["frame", "foreground"])
+def test_the_monitor_of_masks_likewise(entropy_over):
+    grids = config(MASKS, 12, 1).branch_grids
+    options = {"task": MASKS, "branch_grids": grids, "entropy_over": entropy_over}
+    monitor = EntropyMonitor(EntropyMonitorConfig(branch_widths=dict.fromkeys(BRANCHES, 12), **options))
+    for change in CHANGES.values():
+        given = sides(MASKS).changed(change)
+        for labels in (given.labels, torch.full_like(given.labels, -100)):
+            output = monitor(given.teacher.tokens, labels)
+            assert output.loss.isfinite() and all(value.isfinite().all() for value in output.entropies.values())
