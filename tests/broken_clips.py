@@ -20,6 +20,7 @@ HOLES = 12
 FLIPS = 8
 # boxes of an mp4 file that hold others
 NESTED_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"udta", b"dinf", b"moof", b"traf", b"mvex")
+ODD_FIELDS = (0, 0x100000, 0x10000000, 0x7FFFFFFF, 0xFFFFFFFF)
 ODD_DURATIONS = (0, 1, 36000 * 1000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 MATRICES = {
     "clockwise": (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30),
@@ -53,16 +54,17 @@ class Broken:
 
 
 def broken_clips(folder: Path, largest: bool = True) -> Iterator[Broken]:
-    """All of them, written below `folder`; with `largest` also those that take seconds."""
+    """All of them, written below `folder`; with `largest` also those that take seconds or are thousands."""
     good = folder / "good"
     good.mkdir()
     clips = write_all(good)
-    for make in (_truncated, _holed, _flipped, _durations, _rates, _channels, _samples, _sizes, _turned, _streams):
-        yield from make(_below(folder, make), clips)
-    for make in (_long, _names, _no_files, _references, _other_content, _windows):
+    makers = [_truncated, _holed, _flipped, _durations, _counts, _rates, _channels, _samples, _sizes, _turned]
+    makers += [_streams, _long, _names, _no_files, _references, _other_content, _windows]
+    for make in makers:
         yield from make(_below(folder, make), clips)
     if largest:
         yield from _large(_below(folder, _large))
+        yield from _fields(_below(folder, _fields), clips)
 
 
 def _below(folder: Path, make: Callable) -> Path:
@@ -143,6 +145,37 @@ def _durations(folder: Path, clips: list[Path]) -> Iterator[Broken]:
             yield Broken("stated durations", _save(folder, f"{value}_{clip.name}", changed))
 
 
+def _counts(folder: Path, clips: list[Path]) -> Iterator[Broken]:
+    """Few bytes that state many samples: tables by run lengths, fragments, and all of it compressed."""
+    content = _by_name(clips, "index_last.mp4")[0].read_bytes()
+    for count in (10_000, 1_000_000, 20_000_000, 80_000_000):
+        changed = bytearray(content)
+        for name, start, _ in boxes(content):
+            values = {b"stsz": (1, count), b"stts": (1, count, 1), b"stsc": (1, 1, count, 1)}.get(name, ())
+            changed[start + 12 : start + 12 + 4 * len(values)] = struct.pack(f">{len(values)}I", *values)
+        yield Broken(
+            "stated counts", _save(folder, f"{count}.mp4", bytes(changed)), ERROR, f"counts {count:,} samples"
+        )
+    content = _by_name(clips, "fragments.mp4")[0].read_bytes()
+    place = content.index(b"trun") + 8
+    changed = content[:place] + struct.pack(">I", 80_000_000) + content[place + 4 :]
+    yield Broken("stated counts", _save(folder, "fragments.mp4", changed), ERROR, "counts 80,000,000 samples")
+    place = content.index(b"mvhd")
+    changed = content[:place] + b"cmov" + content[place + 4 :]
+    yield Broken("stated counts", _save(folder, "compressed.mp4", changed), ERROR, "compressed index")
+
+
+def _fields(folder: Path, clips: list[Path]) -> Iterator[Broken]:
+    """Every four bytes of an index, one after the other, as something else."""
+    for clip, box in (("index_last.mp4", b"moov"), ("fragments.mp4", b"moof")):
+        content = _by_name(clips, clip)[0].read_bytes()
+        start, end = next((start, end) for name, start, end in boxes(content) if name == box)
+        for place in range(start, end, 4):
+            for value in ODD_FIELDS:
+                changed = content[:place] + struct.pack(">I", value) + content[place + 4 :]
+                yield Broken("every field of an index", _save(folder, clip, changed))
+
+
 def _rates(folder: Path, clips: list[Path]) -> Iterator[Broken]:
     noise = np.random.default_rng(0).bytes(32000)
     for rate in (8000, 11025, 16000, 22050, 32000, 44100, 48000, 88200, 96000, 176400, 192000, 384000):
@@ -188,7 +221,9 @@ def _samples(folder: Path, clips: list[Path]) -> Iterator[Broken]:
             yield Broken("samples", saved, CLIP, "16000 samples")
     for rate in (8000, 16000, 48000, 192000):
         for count in (1, 2, 5):
-            yield Broken("samples", _save(folder, f"{count}_at_{rate}.wav", wav(rate, 1, bytes(2 * count))), CLIP)
+            # at another rate not one may be left
+            saved = _save(folder, f"{count}_at_{rate}.wav", wav(rate, 1, bytes(2 * count)))
+            yield Broken("samples", saved, CLIP + ABSENT)
 
 
 def _sizes(folder: Path, clips: list[Path]) -> Iterator[Broken]:

@@ -14,6 +14,7 @@ from fractions import Fraction
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -41,6 +42,8 @@ PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 # 8K. A damaged header may state any size, and room for it is made before the first pixel is read.
 MOST_PIXELS = 8192 * 4320
+# In an mp4 file, the boxes that count samples, and where behind the start of its name each has the count.
+SAMPLE_COUNTS = {b"stsz": 12, b"stz2": 12, b"trun": 8}
 # From the slowest sensors to DSD; outside of it a resampler's filter is useless or takes gigabytes.
 SLOWEST_RATE, FASTEST_RATE = 100, 3_000_000
 # Floating-point samples may be anything; 60 dB over full scale was never recorded.
@@ -256,13 +259,18 @@ def _check_arguments(
 
 
 def _checked(medium: Path | EmbeddedMedia) -> Path:
-    """The file, or the name of one in memory, if there is something in it."""
+    """The file, or the name of one in memory, if there is something in it that may be handed to a reader."""
     if isinstance(medium, EmbeddedMedia):
         path, size = Path(medium.name), len(medium.content)
     else:
         path, size = medium, _size_of_file(medium)
     if size == 0:
         raise MediaError(path, "is empty (0 bytes)")
+    try:
+        with BytesIO(medium.content) if isinstance(medium, EmbeddedMedia) else path.open("rb") as file:
+            _check_index(path, file, size)
+    except OSError as error:
+        raise as_media_error(path, error) from error
     return path
 
 
@@ -275,6 +283,42 @@ def _size_of_file(path: Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise MediaError(path, "is not a file")
     return status.st_size
+
+
+def _check_index(path: Path, file: BinaryIO, size: int) -> None:
+    """
+    Refuses an mp4 file that counts more samples than it has bytes: FFmpeg makes room for all of them before it reads
+    one, gigabytes for a file of a few kilobytes.
+    """
+    for start, end in _boxes_but_media(file, size):
+        file.seek(start)
+        content = file.read(end - start)
+        if b"cmov" in content:
+            raise MediaError(path, "has a compressed index, which is not read")
+        for name, offset in SAMPLE_COUNTS.items():
+            place = content.find(name)
+            while place >= 0:
+                count = int.from_bytes(content[place + offset : place + offset + 4])
+                if count > size:
+                    raise MediaError(path, f"counts {count:,} samples in {size:,} bytes; its index is damaged")
+                place = content.find(name, place + 4)
+
+
+def _boxes_but_media(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of the outermost boxes of an mp4 file, without those that hold the media; none of other files."""
+    start = 0
+    while start + 8 <= size:
+        file.seek(start)
+        head = file.read(16)
+        length, name = int.from_bytes(head[:4]), head[4:8]
+        if length == 1:
+            length = int.from_bytes(head[8:])
+        end = start + length if length else size
+        if length in range(1, 8) or not all(32 <= letter < 127 for letter in name):
+            return
+        if name != b"mdat":
+            yield start, min(end, size)
+        start = end
 
 
 def as_media_error(path: Path, error: Exception) -> MediaError:
