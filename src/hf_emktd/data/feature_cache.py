@@ -77,9 +77,16 @@ def extract_once(
             clips, split, key, extract_clip, columns, num_proc, source.report.is_strict, options
         )
         splits[split] = _usable(extracted, split, source)
-    is_whole = not any(UNUSABLE & kinds.keys() for kinds in source.report.counts.values())
-    (logger.info if is_whole else logger.warning)(source.report.summary())
+    _tell(source.report)
     return DatasetDict(splits)
+
+
+def _tell(report: ClipReport) -> None:
+    left_out = [problem for problem in report.problems if problem["kind"] in UNUSABLE]
+    if left_out:
+        logger.warning(f"{report.summary()} Left out, such as {left_out[0]['clip_id']}: {left_out[0]['reason']}")
+    else:
+        (logger.warning if report.notes else logger.info)(report.summary())
 
 
 def cache_key(clips: Dataset, parameters: Any) -> str:
