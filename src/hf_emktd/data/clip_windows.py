@@ -102,7 +102,7 @@ def read_windows(
     and held one at a time.
 
     Args:
-        path (`str`, `os.PathLike` or [`EmbeddedMedia`]): Any container that FFmpeg reads.
+        path (`str`, `os.PathLike` or [`EmbeddedMedia`]): Any of `media.CONTAINERS`.
         starts (sequence of `float`): Where the windows begin, ascending, see [`window_starts`].
         window_seconds (`float`): Their length.
         sampling_rate, num_frames, frame_times_seconds, read_audio, read_video, mix_channels: As of [`read_clip`];
