@@ -24,7 +24,7 @@ class Usage:
     """What this process uses, by the number of steps it has made."""
 
     steps: list[int] = field(default_factory=list)
-    resident: list[int] = field(default_factory=list)
+    memory: list[int] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
 
@@ -32,7 +32,9 @@ class Usage:
         gc.collect()
         process = psutil.Process()
         self.steps.append(step)
-        self.resident.append(process.memory_info().rss)
+        memory = process.memory_full_info()
+        # what the kernel has swapped out is held as much as what is resident
+        self.memory.append(memory.uss + getattr(memory, "swap", 0))
         self.files.append(process.num_fds())
         self.threads.append(process.num_threads())
 
@@ -41,11 +43,11 @@ class Usage:
         return np.array(values[int(WARM_UP * len(values)) :])
 
     def growth(self) -> float:
-        """Bytes of resident memory that a step adds: the slope of a line through the measurements."""
-        return float(np.polyfit(self.settled(self.steps), self.settled(self.resident), 1)[0])
+        """Bytes of this process's own memory that a step adds: the slope of a line through the measurements."""
+        return float(np.polyfit(self.settled(self.steps), self.settled(self.memory), 1)[0])
 
     def assert_flat(self, bytes_a_step: float) -> None:
-        assert self.growth() < bytes_a_step, (self.growth(), self.resident)
+        assert self.growth() < bytes_a_step, (self.growth(), self.memory)
         for name in ("files", "threads"):
             used = self.settled(getattr(self, name))
             assert used.max() <= used[0], (name, used.tolist())
