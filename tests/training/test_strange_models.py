@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_runs import make_model, make_monitor
+from tiny_runs import make_model, make_monitor, make_trainer
 
 from hf_emktd.models.cav_mae import CavMaeProcessor
 from hf_emktd.training import MONITOR_FOLDER, find_monitor, load_model
+from hf_emktd.training.interruption import CheckpointError
 
 REFUSED = "is no model this library can load"
 
@@ -221,3 +222,19 @@ def test_a_monitor_of_nan_is_refused(folder):
     rewrite(weights, lambda state: next(iter(state.values())).fill_(float("nan")))
     with pytest.raises(ValueError, match="1 of its tensors hold NaN or infinity"):
         find_monitor(folder)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
+def test_a_run_is_resumed_without_running_what_a_pickle_holds(name, tmp_path, marker):
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "optim": "adamw_torch"}
+    make_trainer(tmp_path / "run", **options).train()
+    checkpoint = tmp_path / "run" / "checkpoint-1"
+    assert (checkpoint / name).is_file()
+    torch.save(Bomb(marker), checkpoint / name)
+    resumed = make_trainer(tmp_path / "run", **options)
+    if name == "training_args.bin":
+        resumed.train(resume_from_checkpoint=str(checkpoint))  # is not read
+    else:
+        with pytest.raises((pickle.UnpicklingError, CheckpointError), match=r"(?i)weights.only"):
+            resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert not marker.exists()
