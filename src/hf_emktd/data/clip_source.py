@@ -143,7 +143,7 @@ class ClipReport:
 
     def lose(self, split: str, clip_id: str, reason: str = "") -> None:
         """Notes that a clip's files were found and are no longer there."""
-        if (split, "missing", clip_id) not in self._problems:
+        if split in self.found and (split, "missing", clip_id) not in self._problems:
             self.found[split] -= 1
         self.add(split, "missing", clip_id, reason)
 
