@@ -173,6 +173,17 @@ class TestLooking:
             losses.look()
         losses.look()
 
+    @pytest.mark.parametrize("action", ["stop", "skip"])
+    def test_is_the_only_thing_that_reads_from_the_device(self, action):
+        """Tensors without values cannot be read: whatever waited for the accelerator would fail here."""
+        losses, empty = FiniteLosses(action, at_once=10), torch.ones(2, 3, device="meta")
+        for step in range(3):
+            losses.watch("student", empty)
+            losses.checked({"task": empty.sum(), "kd": empty.mean()}, ["a", "b"], step)
+            losses.watch_gradients([empty, empty])
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            losses.look()
+
     def test_tells_clips_without_names_by_place(self):
         losses = FiniteLosses("stop")
         losses.watch("student", torch.tensor([[1.0], [torch.nan]]))
