@@ -149,7 +149,8 @@ def _extract_split(
                 },
                 num_proc=_processes(len(part), num_proc),
                 writer_batch_size=WRITER_BATCH_SIZE,
-                new_fingerprint=f"{key}-{name}",
+                # `datasets` takes 64 characters with those of its processes
+                new_fingerprint=f"{key}-{hashlib.sha256(name.encode()).hexdigest()[:8]}",
                 cache_file_name=str(folder / f"{name}.arrow"),
                 desc=f"Features ({name})",
             )
