@@ -91,8 +91,8 @@ def streamed(folder: Path, clips_per_shard: int, corrupt: bool) -> EMKTDTrainer:
     state = PartialState(cpu=True)
     if state.is_main_process:
         folder.mkdir()
-        index = write_shards(ClipTable(make_table(folder)), folder / "shards", store="media",
-                             clips_per_shard=clips_per_shard)  # fmt: skip
+        table = ClipTable(make_table(folder))
+        index = write_shards(table, folder / "shards", store="media", clips_per_shard=clips_per_shard)
         if corrupt:
             spoil(folder / "shards" / index.splits["train"][-1].file)
     state.wait_for_everyone()
@@ -117,7 +117,7 @@ RUNS: dict[str, Callable[[Path], EMKTDTrainer]] = {
     "skip": lambda folder: not_finite(folder, "skip"),
     "uneven": uneven,
     "corrupt": lambda folder: streamed(folder, clips_per_shard=3, corrupt=True),
-    "too_few_shards": lambda folder: streamed(folder, clips_per_shard=12, corrupt=False),
+    "one_shard": lambda folder: streamed(folder, clips_per_shard=12, corrupt=False),
 }
 
 
