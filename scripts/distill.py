@@ -169,7 +169,6 @@ def main() -> None:
         __doc__,
     )
     args.output_dir = args.output_dir or f"runs/{Path(models.teacher).name}-student"
-    push = prepare_push(args)
     set_seed(args.seed)
     with refusals_in_one_line():
         lora_args.settle(args, models.student if has_weights(models.student) else None, merge=True)
@@ -177,12 +176,13 @@ def main() -> None:
         data_args.fill_from(teacher.config)
         augmentation = augmentation_for(teacher.config, augmentations)
         config = build_student_config(teacher.config, models.student, models.student_fields, models.student_modalities)
-        config = derive_config(config, {"training_data": data_args.to_config(published=push)})
+        config = derive_config(config, {"training_data": data_args.to_config(published=args.push_to_hub)})
         objectives = build_objectives(args, config, teacher.config)
         check_parts(config, [*args.freeze, *(models.inherit or [])])
         check_modalities(evaluation_args, config, teacher.config)
         if models.student_init == INHERIT:
             check_inheritance(config, teacher)
+        push = prepare_push(args)
         with args.main_process_first(desc="features"):
             data = open_clips(data_args, teacher_processor, model_config=teacher.config)
         with args.main_process_first(desc="teacher cache"):

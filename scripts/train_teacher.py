@@ -102,7 +102,6 @@ def main() -> None:
         __doc__,
     )
     args.output_dir = args.output_dir or "runs/teacher"
-    push = prepare_push(args)
     set_seed(args.seed)
     with refusals_in_one_line():
         lora_args.settle(args, teacher_args.init, merge=False)
@@ -111,6 +110,7 @@ def main() -> None:
         data_args.fill_from(config)
         augmentation = augmentation_for(config, augmentations)
         processor = build_processor(teacher_args, config)
+        push = prepare_push(args)
         with args.main_process_first(desc="features"):
             data = open_clips(data_args, processor)
     model = build_model(teacher_args, config, data)
