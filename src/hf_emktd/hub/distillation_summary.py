@@ -265,7 +265,7 @@ class DistillationSummary:
                     "results": [EvaluationResult(**item) for item in values.get("results", [])],
                 }
             )
-        except (TypeError, KeyError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             known = ", ".join(item.name for item in fields(cls))
             raise ValueError(
                 f"not a distillation summary ({error}); its fields are {known}. "
