@@ -147,14 +147,16 @@ class _Reading:
         return str(damaged)
 
     def read_clip(self, path: str, **options: Any) -> tuple[str, str]:
-        clip = self.media.read_clip(path, **options)
+        return self._read_clip(path, options)
+
+    def read_bytes(self, path: str, **options: Any) -> tuple[str, str]:
+        return self._read_clip(self.media.EmbeddedMedia(path, Path(path).read_bytes()), options)
+
+    def _read_clip(self, medium: Any, options: dict[str, Any]) -> tuple[str, str]:
+        clip = self.media.read_clip(medium, **options)
         if problem := problem_of(clip, options):
             return "wrong", problem
         return ("absent" if clip.waveform is None and clip.frames is None else "clip"), described(clip)
-
-    def read_bytes(self, path: str, **options: Any) -> tuple[str, str]:
-        clip = self.media.read_clip(self.media.EmbeddedMedia(path, Path(path).read_bytes()), **options)
-        return "clip", described(clip)
 
     def read_image(self, path: str) -> tuple[str, str]:
         image = self.media.read_image(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from broken_clips import ANY, broken_clips
-from good_clips import KINDS, wav, write, write_all
+from good_clips import wav, write, write_all
 from hf_emktd.data.clip_windows import read_duration
 from hf_emktd.data.media import MediaNotFoundError, read_clip
 from isolated_reading import IsolatedReader
@@ -66,12 +66,18 @@ def test_samples_that_are_no_sound_are_silenced_and_counted(tmp_path):
     assert np.flatnonzero(clip.waveform == 0).tolist() == [10, 20, 30] and set(clip.waveform) == {0, np.float32(0.25)}
 
 
-def test_time_stamps_that_stand_still_do_not_lengthen_the_sound(tmp_path):
-    """A transport stream of 0.5 s, repeated twelve times: every repetition claims the same half second."""
-    container, options, *_ = KINDS["clip.ts"]
-    path = write(tmp_path / "a.ts", container, options, None, None, "mp2")
-    path.write_bytes(path.read_bytes() * 12)
-    assert len(read_clip(path, max_seconds=2.0).waveform) == 32000
+def test_sound_is_decoded_no_further_than_asked_where_time_stamps_stand_still(tmp_path):
+    """A transport stream repeated: every repetition claims the same half second. The last ones are damaged."""
+    path = write(tmp_path / "a.ts", "mpegts", {}, None, None, "aac")
+    content = path.read_bytes()
+    damaged = bytearray(content)
+    for place in range(len(content) // 3, len(content), 7):
+        # not the head of a packet
+        damaged[place] ^= 0xFF * (place % 188 > 30)
+    path.write_bytes(content * 6 + bytes(damaged) * 6)
+    clip = read_clip(path, max_seconds=2.0)
+    assert len(clip.waveform) == 32000 and clip.decode_errors == 0
+    assert read_clip(path, max_seconds=None).decode_errors > 0
 
 
 class TestDuration:
