@@ -11,7 +11,7 @@ from .clip_source import ClipReport, ClipRow, ClipSource, status_of
 from .clip_table import ClipTable
 from .collators import AudioVisualCollator
 from .features import extract_features
-from .media import Clip, MediaError, PathLike, read_clip, read_image, write_clip
+from .media import Clip, MediaError, MediaNotFoundError, PathLike, read_clip, read_image, write_clip
 from .scene_augmentation import SceneAugmentationArguments, SceneTransform
 from .scene_features import IGNORE_INDEX, extract_scene_features
 from .shard_writing import write_shards
@@ -30,6 +30,7 @@ __all__ = [
     "ClipTable",
     "ClipTransform",
     "MediaError",
+    "MediaNotFoundError",
     "SceneAugmentationArguments",
     "SceneTransform",
     "ShardIndex",
