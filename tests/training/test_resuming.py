@@ -30,8 +30,9 @@ def run(folder, **options):
     return make_trainer(folder, views=make_views(make_features(count=12), OFF), **(defaults | options))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("step", [2, 3], ids=["inside an epoch", "at its end"])
+@pytest.mark.parametrize(
+    ("signum", "step"), [(signal.SIGTERM, 2), (signal.SIGINT, 3)], ids=["inside an epoch", "at its end"]
+)
 def test_a_signal_saves_after_the_step_and_the_run_goes_on(tmp_path, step, signum):
     straight = run(tmp_path / "straight", eval_strategy="epoch")
     straight.train()
