@@ -19,12 +19,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin, set_seed
 
 from hf_emktd.data.augmentation import AugmentationArguments
 from hf_emktd.data.scene_augmentation import SceneAugmentationArguments
 from hf_emktd.distillation import EntropyMonitor, LiveTeacher
+from hf_emktd.distillation.objectives import DistillationObjective
 from hf_emktd.distillation.teacher_precision import TEACHER_DTYPES
 from hf_emktd.hub import DistillationSummary, ModelFacts, ObjectiveFacts
 from hf_emktd.training import (
@@ -155,115 +157,172 @@ class ModelArguments:
             raise ValueError("--teacher is needed: the directory or Hub id of a trained teacher")
 
 
-def main() -> None:
-    models, lora_args, data_args, *augmentations, evaluation_args, args = parse_arguments(
-        (
-            ModelArguments,
-            LoraArguments,
-            DataArguments,
-            AugmentationArguments,
-            SceneAugmentationArguments,
-            EvaluationArguments,
-            DistillationArguments,
-        ),
-        __doc__,
+@dataclass
+class Options:
+    """What was typed, by who reads it."""
+
+    models: ModelArguments
+    lora: LoraArguments
+    data: DataArguments
+    augmentation: AugmentationArguments
+    scene_augmentation: SceneAugmentationArguments
+    evaluation: EvaluationArguments
+    training: DistillationArguments
+    KINDS: ClassVar = (
+        ModelArguments,
+        LoraArguments,
+        DataArguments,
+        AugmentationArguments,
+        SceneAugmentationArguments,
+        EvaluationArguments,
+        DistillationArguments,
     )
-    args.output_dir = args.output_dir or f"runs/{Path(models.teacher).name}-student"
+
+    @classmethod
+    def parse(cls) -> Options:
+        """The command line's, with a folder for the run."""
+        options = cls(*parse_arguments(cls.KINDS, __doc__))
+        args = options.training
+        args.output_dir = args.output_dir or f"runs/{Path(options.models.teacher).name}-student"
+        return options
+
+
+@dataclass
+class Job:
+    """What a run is made of, before its monitor and its student exist."""
+
+    teacher: PreTrainedModel
+    teacher_processor: ProcessorMixin
+    student_config: PreTrainedConfig
+    augmentation: AugmentationArguments | SceneAugmentationArguments
+    objectives: list[DistillationObjective]
+    push: bool
+    data: ClipData
+    cache: TeacherCache | None
+
+
+def main() -> None:
+    options = Options.parse()
+    args = options.training
     set_seed(args.seed)
     with refusals_in_one_line():
-        lora_args.settle(args, models.student if has_weights(models.student) else None, merge=True)
-        teacher, teacher_processor = load_model(models.teacher)
-        data_args.fill_from(teacher.config)
-        augmentation = augmentation_for(teacher.config, augmentations)
-        config = build_student_config(teacher.config, models.student, models.student_fields, models.student_modalities)
-        config = derive_config(config, {"training_data": data_args.to_config(published=args.push_to_hub)})
-        objectives = build_objectives(args, config, teacher.config)
-        check_parts(config, [*args.freeze, *(models.inherit or [])])
-        check_modalities(evaluation_args, config, teacher.config)
-        if models.student_init == INHERIT:
-            check_inheritance(config, teacher)
-        push = prepare_push(args)
-        with args.main_process_first(desc="features"):
-            data = open_clips(data_args, teacher_processor, model_config=teacher.config)
-        with args.main_process_first(desc="teacher cache"):
-            cache = open_cache(models, data_args)
-    monitor = get_monitor(models, args, teacher, data) if any(o.requires_entropies for o in objectives) else None
+        job = prepare(options)
+    monitor = get_monitor(options.models, args, job) if any(o.requires_entropies for o in job.objectives) else None
     set_seed(args.seed)  # the same student whether or not a monitor was trained before it
-    student, processor = start_student(models, args, config, teacher, teacher_processor)
-    views = data.train_views(augmentation, processor, None if cache else teacher_processor)
-    with refusals_in_one_line():
-        if cache is None:
-            signals = LiveTeacher(teacher, monitor, dtype=TEACHER_DTYPES[models.teacher_dtype])
-        else:
-            signals = cache.teacher(teacher.config)
-            views = CachedViews(views, cache, with_signals=bool(objectives))
-            cache.check_source(cache_source(teacher, monitor, teacher_processor, data, views))
-        student = add_adapters(student, lora_args)
-    trainer = EMKTDTrainer(
-        student,
-        args,
-        teacher=signals,
-        objectives=objectives,
-        train_dataset=views,
-        eval_dataset=data.validation_views(processor),
-        train_labels=data.train_labels,
-        data_collator=SignalCollator(),
-        processing_class=processor,
-    )
+    trainer = build_trainer(options, job, monitor)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     seconds = time.perf_counter() - started
-
-    if lora_args.merge_adapter:
+    if options.lora.merge_adapter:
         trainer.model = merge_adapters(trainer.model)
-    metrics = evaluate_model(trainer.model, data, evaluation_args, processor)
-    teacher_metrics = evaluate_model(teacher, data, evaluation_args)
-    split = data.evaluation_split(evaluation_args.split)
+    finish(options, job, monitor, trainer, seconds)
+
+
+def prepare(options: Options) -> Job:
+    """
+    Loads the teacher, opens the data and builds the objectives.
+
+    Raises:
+        ValueError: if the options do not fit one another, the teacher or the data.
+    """
+    models, args = options.models, options.training
+    options.lora.settle(args, models.student if has_weights(models.student) else None, merge=True)
+    teacher, teacher_processor = load_model(models.teacher)
+    options.data.fill_from(teacher.config)
+    augmentation = augmentation_for(teacher.config, [options.augmentation, options.scene_augmentation])
+    config = build_student_config(teacher.config, models.student, models.student_fields, models.student_modalities)
+    config = derive_config(config, {"training_data": options.data.to_config(published=args.push_to_hub)})
+    objectives = build_objectives(args, config, teacher.config)
+    check_parts(config, [*args.freeze, *(models.inherit or [])])
+    check_modalities(options.evaluation, config, teacher.config)
+    if models.student_init == INHERIT:
+        check_inheritance(config, teacher)
+    push = prepare_push(args)
+    with args.main_process_first(desc="features"):
+        data = open_clips(options.data, teacher_processor, model_config=teacher.config)
+    with args.main_process_first(desc="teacher cache"):
+        cache = open_cache(models, options.data)
+    return Job(teacher, teacher_processor, config, augmentation, objectives, push, data, cache)
+
+
+def build_trainer(options: Options, job: Job, monitor: EntropyMonitor | None) -> EMKTDTrainer:
+    """The student and all that trains it."""
+    student, processor = start_student(options.models, options.training, job)
+    views = job.data.train_views(job.augmentation, processor, None if job.cache else job.teacher_processor)
+    with refusals_in_one_line():
+        if job.cache is None:
+            signals = LiveTeacher(job.teacher, monitor, dtype=TEACHER_DTYPES[options.models.teacher_dtype])
+        else:
+            signals = job.cache.teacher(job.teacher.config)
+            views = CachedViews(views, job.cache, with_signals=bool(job.objectives))
+            job.cache.check_source(cache_source(job.teacher, monitor, job.teacher_processor, job.data, views))
+        student = add_adapters(student, options.lora)
+    return EMKTDTrainer(
+        student,
+        options.training,
+        teacher=signals,
+        objectives=job.objectives,
+        train_dataset=views,
+        eval_dataset=job.data.validation_views(processor),
+        train_labels=job.data.train_labels,
+        data_collator=SignalCollator(),
+        processing_class=processor,
+    )
+
+
+def finish(options: Options, job: Job, monitor: EntropyMonitor | None, trainer: EMKTDTrainer, seconds: float) -> None:
+    """Evaluates student and teacher, saves and publishes the run, and prints its results."""
+    args, evaluation, processor = options.training, options.evaluation, trainer.processor
+    metrics = evaluate_model(trainer.model, job.data, evaluation, processor)
+    teacher_metrics = evaluate_model(job.teacher, job.data, evaluation)
+    split = job.data.evaluation_split(evaluation.split)
     summary = DistillationSummary(
-        task=student.config.task,
+        task=job.student_config.task,
         student=ModelFacts.from_model(without_adapters(trainer.model), args.output_dir, args.hub_model_id),
         adapter_of=base_name(trainer.model),
-        teacher=ModelFacts.from_model(teacher, models.teacher),
-        data=data_facts(data),
-        objectives=[ObjectiveFacts.from_objective(objective) for objective in objectives],
+        teacher=ModelFacts.from_model(job.teacher, options.models.teacher),
+        data=data_facts(job.data),
+        objectives=[ObjectiveFacts.from_objective(objective) for objective in job.objectives],
         entropy_statistics=(monitor.config.statistics or {}).get("eval", {}) if monitor else {},
-        results=evaluation_results(split, evaluation_args, metrics, teacher_metrics),
-        hyper_parameters=hyper_parameters(
-            args,
-            student.config.task,
-            task_weight=args.task_weight,
-            student_init=models.student_init,
-            teacher_dtype=cache.manifest.teacher_dtype if cache else models.teacher_dtype,
-            **({"teacher_cache": f"{cache.num_views} views, {cache.codec.name}"} if cache else {}),
-            **vars(augmentation),
-            **lora_args.to_dict(),
-        ),
+        results=evaluation_results(split, evaluation, metrics, teacher_metrics),
+        hyper_parameters=settings_of(options, job),
         command=command_line(),
         training_seconds=seconds,
     )
-    results = {"model": args.output_dir, "teacher": models.teacher, "seconds": seconds, "split": split}
+    results = {"model": args.output_dir, "teacher": options.models.teacher, "seconds": seconds, "split": split}
     results |= {"results": metrics, "teacher_results": teacher_metrics, "objective": args.objective}
     results |= {"kernel_scores": trainer.kernel_scores} if trainer.kernel_scores else {}
-    save_run(trainer, processor, data, summary, results)
+    save_run(trainer, processor, job.data, summary, results)
     if trainer.is_world_process_zero():
         print(to_json(results))
-        if push:
+        if job.push:
             publish_run(args)
 
 
+def settings_of(options: Options, job: Job) -> dict[str, Any]:
+    """Hyper-parameters as the card tells them."""
+    models, cache = options.models, job.cache
+    return hyper_parameters(
+        options.training,
+        job.student_config.task,
+        task_weight=options.training.task_weight,
+        student_init=models.student_init,
+        teacher_dtype=cache.manifest.teacher_dtype if cache else models.teacher_dtype,
+        **({"teacher_cache": f"{cache.num_views} views, {cache.codec.name}"} if cache else {}),
+        **vars(job.augmentation),
+        **options.lora.to_dict(),
+    )
+
+
 def start_student(
-    models: ModelArguments,
-    args: DistillationArguments,
-    config: PreTrainedConfig,
-    teacher: PreTrainedModel,
-    teacher_processor: ProcessorMixin,
+    models: ModelArguments, args: DistillationArguments, job: Job
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The student before its first step and its processor; what it keeps of the teacher is added to `args.freeze`."""
-    student, processor = build_student(config, teacher_processor, models.student)
+    student, processor = build_student(job.student_config, job.teacher_processor, models.student)
     if models.student_init == INHERIT:
-        inherit_weights(student, teacher)
+        inherit_weights(student, job.teacher)
     if not has_weights(models.student):
-        args.freeze = [*args.freeze, *inherit(student, teacher, models.inherit)]
+        args.freeze = [*args.freeze, *inherit(student, job.teacher, models.inherit)]
     return student, processor
 
 
@@ -284,9 +343,7 @@ def open_cache(models: ModelArguments, data_args: DataArguments) -> TeacherCache
     return TeacherCache(models.teacher_cache)
 
 
-def get_monitor(
-    models: ModelArguments, args: DistillationArguments, teacher: PreTrainedModel, data: ClipData
-) -> EntropyMonitor:
+def get_monitor(models: ModelArguments, args: DistillationArguments, job: Job) -> EntropyMonitor:
     """The monitor that was named, the one at hand, or one trained now into the run's folder."""
     if models.monitor is not None:
         with refusals_in_one_line():
@@ -294,7 +351,7 @@ def get_monitor(
     monitor = find_monitor(models.teacher, *map(Path, filter(None, [models.teacher_cache, args.output_dir])))
     if monitor is None:
         folder = str(Path(args.output_dir) / MONITOR_FOLDER)
-        monitor = train_monitor(teacher, data, EntropyMonitorArguments.within(args, folder))
+        monitor = train_monitor(job.teacher, job.data, EntropyMonitorArguments.within(args, folder))
     return monitor
 
 
