@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -19,8 +20,7 @@ from tqdm import tqdm
 
 # forked: this process has imported everything, which takes longer than the jobs
 CONTEXT = multiprocessing.get_context("fork")
-# its thread might hold the lock that a job then waits for
-tqdm.monitor_interval = 0
+tqdm.monitor_interval = 0  # no thread while others are forked
 LONGEST_SECONDS = 300
 SHORTLY = 0.1
 
@@ -119,6 +119,7 @@ def _alone(job: Job, log: Path) -> None:
         os.dup2(file, stream)
     # pytest has put others in their place
     sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
+    tqdm.set_lock(threading.RLock())  # the usual one is shared: a killed job that has it keeps it
     logging.basicConfig(level=logging.WARNING, force=True)
     faulthandler.enable()
     faulthandler.dump_traceback_later(LONGEST_SECONDS - 10)
