@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import tempfile
 import warnings
@@ -53,21 +54,25 @@ def write_onnx(model: PreTrainedModel, modality: str, path: Path) -> None:
         ExportError: onnx or onnxscript is missing, or the model has an operation that ONNX lacks.
     """
     require("onnxscript", "onnx")
-    names = input_names(model.config, modality)
     inputs = tuple(example_inputs(model.config, modality).values())
-    with quietly():
-        torch.onnx.export(
-            LogitsGraph(model, modality).eval(),
-            inputs,
-            path,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=names,
-            output_names=["logits"],
-            dynamic_shapes=dynamic_shapes(model.config, modality),
-            external_data=False,
-            verbose=False,
-        )
+    graph = LogitsGraph(with_plain_attention(model), modality).eval()
+    try:
+        with quietly():
+            torch.onnx.export(
+                graph,
+                inputs,
+                path,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=graph.names,
+                output_names=["logits"],
+                dynamic_shapes=dynamic_shapes(model.config, modality),
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ExportError(f"{type(model).__name__} cannot be written as ONNX: {reason}") from error
     strip_traces(path)
 
 
@@ -85,6 +90,14 @@ def write_onnx_int8(model: PreTrainedModel, modality: str, path: Path) -> None:
         quantize_dynamic(
             plain, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
         )
+
+
+def with_plain_attention(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy whose attention is matrix products and a softmax: Swin's fused one leaves strides that ONNX has no view
+    of."""
+    model = copy.deepcopy(model)
+    model.set_attn_implementation("eager")
+    return model
 
 
 def strip_traces(path: Path) -> None:
