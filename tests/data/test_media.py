@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_emktd.data import media
-from hf_emktd.data.media import EmbeddedMedia, MediaError, read_clip, read_image, write_clip
+from hf_emktd.data.media import EmbeddedMedia, MediaError, pictures, read_clip, read_image, write_clip
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 needs_shared = pytest.mark.skipif(not (SHARED / "odd_media").is_dir(), reason="the folder of odd media is not here")
@@ -427,8 +426,8 @@ class TestSkippedFrames:
 
     def test_are_not_decoded(self, path, monkeypatch):
         decoded = []
-        timed = media._timed_frames
-        monkeypatch.setattr(media, "_timed_frames", lambda reader: (decoded.append(f) or f for f in timed(reader)))
+        timed = pictures._timed_frames
+        monkeypatch.setattr(pictures, "_timed_frames", lambda reader: (decoded.append(f) or f for f in timed(reader)))
         read_clip(path, num_frames=3)
         assert len(decoded) < 50
 

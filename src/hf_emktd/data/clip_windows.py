@@ -13,28 +13,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .media import (
-    LONGEST_HOLE_SECONDS,
-    READ_ERRORS,
-    Clip,
-    EmbeddedMedia,
-    MediaError,
-    PathLike,
-    _best_picture_stream,
-    _checked,
-    _demuxed,
-    _header_duration,
-    _on_screen,
-    _one_channel,
-    _open,
-    _prepare_decoder,
-    _presentation_ticks,
-    _resampled,
-    _StreamReader,
-    _without_holes,
-    as_media_error,
-    read_clip,
-)
+from .media import READ_ERRORS, Clip, EmbeddedMedia, MediaError, PathLike, as_media_error, read_clip
+from .media.containers import checked_path, header_duration, open_container
+from .media.pictures import best_picture_stream, on_screen
+from .media.sound import LONGEST_HOLE_SECONDS, one_channel, resampled, without_holes
+from .media.streams import StreamReader, demuxed, prepare_decoder, presentation_ticks
 
 # What an encoder's padding adds to a file is no window of its own.
 SHORTEST_REST_SECONDS = 0.1
@@ -77,8 +60,8 @@ def read_duration(path: PathLike | EmbeddedMedia) -> float:
         [`MediaError`]: The file is missing or broken.
     """
     medium, path = _medium(path)
-    with _read_errors_of(path), _open(medium) as container:
-        stated = _header_duration(container, path)
+    with _read_errors_of(path), open_container(medium) as container:
+        stated = header_duration(container, path)
         size = len(medium.content) if isinstance(medium, EmbeddedMedia) else medium.stat().st_size
         if stated is not None and stated <= max(LONGEST_HOLE_SECONDS, size / FEWEST_BYTES_PER_SECOND):
             return stated
@@ -124,7 +107,7 @@ def read_windows(
     offsets = frame_times_seconds or [index * window_seconds / num_frames for index in range(num_frames)]
     # not around the yield: what the caller raises is not the file's fault
     with _read_errors_of(path), ExitStack() as stack:
-        heard, seen = (stack.enter_context(_open(medium)) for _ in range(2))
+        heard, seen = (stack.enter_context(open_container(medium)) for _ in range(2))
         end = starts[-1] + window_seconds
         sound = _Sound(path, heard, end, sampling_rate, mix_channels) if read_audio else None
         pictures = _Pictures(path, seen, starts, offsets) if read_video else None
@@ -148,7 +131,7 @@ def _window(path: Path, start: float, seconds: float, sound: _Sound | None, pict
 
 def _medium(path: PathLike | EmbeddedMedia) -> tuple[Path | EmbeddedMedia, Path]:
     medium = path if isinstance(path, EmbeddedMedia) else Path(path)
-    return medium, _checked(medium)
+    return medium, checked_path(medium)
 
 
 @contextmanager
@@ -165,8 +148,8 @@ def _end_of_packets(container: av.container.InputContainer) -> float:
     origin = Fraction(container.start_time or 0, av.time_base)
     longest = Fraction(LONGEST_HOLE_SECONDS)
     ends: dict[int, Fraction] = {}
-    for packet in _demuxed(container):
-        timestamp = _presentation_ticks(packet)
+    for packet in demuxed(container):
+        timestamp = presentation_ticks(packet)
         if not packet.size or timestamp is None:
             continue
         start, before = timestamp * packet.time_base - origin, ends.get(packet.stream_index, Fraction(0))
@@ -187,19 +170,19 @@ class _Sound:
         self.reader = None
         self.blocks: Iterator[np.ndarray] = iter(())
         if stream is not None:
-            _prepare_decoder(path, stream)
-            self.reader = _StreamReader(container, stream, end)
+            prepare_decoder(path, stream)
+            self.reader = StreamReader(container, stream, end)
             self.blocks = self._blocks(mix_channels)
         self.held, self.first = np.zeros(0, np.float32), 0
 
     def _blocks(self, mix_channels: bool) -> Iterator[np.ndarray]:
-        pieces = _one_channel(self.reader, mix_channels)
+        pieces = one_channel(self.reader, mix_channels)
         piece = next(pieces, None)
         self.reader.close(Clip(self.path), found=piece is not None)
         if piece is None:
             return
-        waveform = _without_holes(chain([piece], pieces), end=self.end)
-        yield from waveform if piece[0] == self.rate else _resampled(waveform, piece[0], self.rate)
+        waveform = without_holes(chain([piece], pieces), end=self.end)
+        yield from waveform if piece[0] == self.rate else resampled(waveform, piece[0], self.rate)
 
     def between(self, start: float, end: float) -> np.ndarray | None:
         """Samples of a window, fewer at the end of the sound and `None` after it; windows only ever move on."""
@@ -226,11 +209,11 @@ class _Pictures:
         self.path = path
         self.offsets = [Fraction(offset) for offset in offsets]
         self.reader = None
-        stream = _best_picture_stream(container)
+        stream = best_picture_stream(container)
         self.chosen: Iterator[tuple[Fraction, np.ndarray]] = iter(())
         if stream is not None:
-            _prepare_decoder(path, stream)
-            self.reader = _StreamReader(container, stream, math.inf)
+            prepare_decoder(path, stream)
+            self.reader = StreamReader(container, stream, math.inf)
             # each once: windows may overlap
             self.wanted = sorted({Fraction(start) + offset for start in starts for offset in self.offsets})
             self.chosen = self._chosen()
@@ -238,7 +221,7 @@ class _Pictures:
 
     def _chosen(self) -> Iterator[tuple[Fraction, np.ndarray]]:
         """Wanted time and picture."""
-        shown = _on_screen(self.reader, self.wanted)
+        shown = on_screen(self.reader, self.wanted)
         first = next(shown, None)
         self.reader.close(Clip(self.path), found=first is not None)
         if first is not None:

@@ -27,7 +27,7 @@ CLIP_SECONDS = 10.0
 def write_preprocessing(config: PreTrainedConfig, processor: ProcessorMixin, folder: Path) -> list[str]:
     """
     Writes config and processor, `preprocessing.json`, `sound.onnx` and, so that they run without this package,
-    `standalone.py` and `media.py`.
+    `standalone.py` and the folder `media`.
 
     Returns:
         `list[str]`: names of the files; without those after the processor's where the sound is not made by one of this
@@ -45,8 +45,8 @@ def write_preprocessing(config: PreTrainedConfig, processor: ProcessorMixin, fol
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     if "sound" in settings:
         write_sound_graph(*graph, folder / SOUND_FILE)
-    for module in (standalone, media):
-        shutil.copy(module.__file__, folder)
+    shutil.copy(standalone.__file__, folder)
+    shutil.copytree(Path(media.__file__).parent, folder / "media", ignore=shutil.ignore_patterns("__pycache__"))
     return [path.name for path in sorted(folder.iterdir()) if not path.name.startswith("model")]
 
 

@@ -3,8 +3,8 @@ Runs an exported model where neither PyTorch nor this package is installed: nump
 
     python standalone.py clip.mp4
 
-It lies in the folder of the export, beside `media.py`, which reads the clip, `preprocessing.json`, `sound.onnx` and
-the model's ONNX files, of which the int8 one is taken where there is no other.
+It lies in the folder of the export, beside `media/`, which reads the clip, `preprocessing.json`, `sound.onnx` and the
+model's ONNX files, of which the int8 one is taken where there is no other.
 """
 
 import json
