@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import close_session, constants
 from killing import CONTEXT
 from tiny_runs import make_model, make_monitor
+from transformers.utils import hub as transformers_hub
 
 from hf_emktd.benchmark import SUITES, Benchmark, Executor
 from hf_emktd.benchmark.suites import EVENTS
@@ -141,4 +142,5 @@ def pushing(url: str, cache: Path, *options: str | Path) -> None:
 
 def _speak_to(url: str) -> None:
     constants.ENDPOINT, constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE = url, True, False
+    transformers_hub._hf_api = None  # it remembers where another test of this process pushed to
     close_session()
