@@ -14,6 +14,8 @@ from .kernels import SHORTEST_TOKEN, TokenKernel, at_least_float32
 # Entries of a block: on a processor its float32 matrices stay in the cache of a core, an accelerator wants large ones.
 CACHE_ENTRIES = 2**17
 ACCELERATOR_ENTRIES = 2**24
+# A matrix of so few tokens is one block: more calls cost more than the half that is computed in vain.
+WORTH_SPLITTING = 128
 
 
 def compared_pairs(student_tokens: Tensor, teacher_tokens: Tensor, kernel: TokenKernel, delta: float) -> Tensor:
@@ -137,7 +139,7 @@ def upper_blocks(start: int, stop: int, side: int) -> Iterator[tuple[slice, slic
     wide. Small ones on the diagonal, where half of the entries are computed in vain: each half of the matrix, then
     what lies beside both.
     """
-    if stop - start <= max(1, side // 2):
+    if stop - start <= max(side // 2, min(side, WORTH_SPLITTING)):
         yield slice(start, stop), slice(start, stop)
         return
     middle = (start + stop + 1) // 2
