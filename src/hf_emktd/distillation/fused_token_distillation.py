@@ -11,8 +11,8 @@ from transformers.utils import is_triton_available
 
 from .kernels import SHORTEST_TOKEN, TokenKernel, at_least_float32
 
-# Entries of a block: on a processor its float32 matrices stay in the cache of a core, an accelerator wants large ones.
-CACHE_ENTRIES = 2**17
+# Entries of a block: on a processor its float32 matrices stay near a core, an accelerator wants large ones.
+CACHE_ENTRIES = 2**18
 ACCELERATOR_ENTRIES = 2**24
 # A matrix of so few tokens is one block: more calls cost more than the half that is computed in vain.
 WORTH_SPLITTING = 128
