@@ -37,11 +37,11 @@ def test_choices_reach_the_rows_that_follow(benchmark):
     benchmark.choices = {
         "labels only": Choice("--label_smoothing_factor", {"0.2": (0.5, 0.5)}),
         "KD": Choice("kd.weight", {"10": (0.5, 0.5)}),
-        "EM-KTD + KD": Choice("em_ktd.weight", {"0.1": (0.5, 0.5)}),
+        "EM-KTD + EM-clip-KTD + KD": Choice("em_ktd.weight x em_clip_ktd.weight", {"0.1 x 1": (0.5, 0.5)}),
     }
     assert option(benchmark.student_run(ROWS["labels only"], 0), "--label_smoothing_factor") == ["0.2"]
     run = benchmark.student_run(ROWS["EM-KTD + EM-clip-KTD + KD"], 0)
-    assert sorted(option(run, "--objective_options")) == ["em_ktd.weight=0.1", "kd.weight=10"]
+    assert sorted(option(run, "--objective_options")) == ["em_clip_ktd.weight=1", "em_ktd.weight=0.1", "kd.weight=10"]
 
 
 def test_other_options_are_other_folders(benchmark):

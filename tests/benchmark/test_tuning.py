@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from hf_emktd.benchmark import Row
 from hf_emktd.benchmark.suites import EVENTS
-from hf_emktd.benchmark.tuning import Choice, candidates, settings, stages, with_followed
+from hf_emktd.benchmark.tuning import Choice, by_option, candidates, settings, stages, with_followed
 
 KD = Row("KD", ("kd",), "kd.weight")
 KTD = Row("KTD + KD", ("ktd", "kd"), "ktd.weight", follows={"kd.weight": "KD"})
 AT = Row("AT + KD", ("at", "kd"), "at.weight", follows={"kd.weight": "KD"})
 BOTH = Row("both", ("at", "ktd", "kd"), "at.weight", follows={"ktd.weight": "KTD + KD", "kd.weight": "KD"})
-KNOWN = {row.name: row for row in (KD, KTD, AT, BOTH)}
+PAIR = Row("pair", ("at", "ktd"), "at.weight x ktd.weight", follows={"kd.weight": "KD"})
+KNOWN = {row.name: row for row in (KD, KTD, AT, BOTH, PAIR)}
 
 
 def test_rows_follow_those_that_choose_for_them():
@@ -24,6 +25,14 @@ def test_the_grid_lies_around_the_default():
     assert candidates(Row("EM-KTD", ("em_ktd",), "em_ktd.weight"), EVENTS) == ["0.1", "1", "10"]
     assert candidates(Row("labels only", tuned="--weight_decay", values=("0", "0.1")), EVENTS) == ["0", "0.1"]
     assert candidates(Row("fixed", ("kd",)), EVENTS) == []
+
+
+def test_two_weights_are_chosen_in_all_combinations():
+    values = candidates(PAIR, EVENTS, (1, 10))
+    assert values == ["1000 x 1", "1000 x 10", "10000 x 1", "10000 x 10"]
+    assert by_option(PAIR.tuned, values[1]) == {"at.weight": "1000", "ktd.weight": "10"}
+    choices = {"KD": Choice("kd.weight", {"1": (0.9, 0.8)}), "pair": Choice(PAIR.tuned, {"1000 x 10": (0.5, 0.5)})}
+    assert settings(PAIR, choices) == {"kd.weight": "1", "at.weight": "1000", "ktd.weight": "10"}
 
 
 def test_settings_are_ones_own_choice_and_those_followed():

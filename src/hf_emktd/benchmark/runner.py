@@ -19,7 +19,7 @@ from ..training.teacher_cache import CacheManifest
 from .execution import Executor
 from .runs import Run, digest, digest_of_weights, joined, slug, value_of, without
 from .suites import EVENTS, MASKS, SUITES, Row
-from .tuning import FACTORS, Choice, candidates, settings, stages, with_followed
+from .tuning import FACTORS, Choice, by_option, candidates, settings, stages, with_followed
 
 CACHE_OPTION = "--teacher_cache"
 # By task the metric that decides, and a second one.
@@ -167,7 +167,7 @@ class Benchmark:
         others = {name: choice for name, choice in self.choices.items() if name != row.name}
         runs = {}
         for value in candidates(row, self.task, self.factors):
-            chosen = settings(row, others) | {row.tuned: value}
+            chosen = settings(row, others) | by_option(row.tuned, value)
             run = self._student(row, chosen, TUNING_SEED, f"tune {value}")
             runs[value] = replace(run, options=(*run.options, "--split", "validation"))
         return runs

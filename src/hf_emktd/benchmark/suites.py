@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from ..distillation.objectives import OBJECTIVES_OF_TASK
 from ..distillation.token_distillation import BRANCHES
 
+# between options that are chosen together, and between their values
+TIMES = " x "
 EVENTS, MASKS = "audio-visual-classification", "audio-visual-segmentation"
 
 
@@ -19,7 +21,8 @@ class Row:
     Args:
         name: as the table shows it; rows of one name are the same in all suites and run once.
         objectives: names in `OBJECTIVES`, summed; none trains on labels only.
-        tuned: the option that validation chooses, `"<objective>.<field>"` or a flag such as `"--weight_decay"`.
+        tuned: the option that validation chooses, `"<objective>.<field>"` or a flag such as `"--weight_decay"`; of a
+            sum of objectives several, joined by `TIMES`, in all combinations.
         values: candidates of `tuned`; *optional*, by default a grid around the objective's own default.
         follows: options that take the value which another row chose, by the name of that row.
         options: further options of distill.py.
@@ -71,8 +74,8 @@ CLIPS_KD = _with_kd("EM-clip-KTD", "em_clip_ktd")
 BOTH_KD = Row(
     "EM-KTD + EM-clip-KTD + KD",
     ("em_ktd", "em_clip_ktd", "kd"),
-    "em_clip_ktd.weight",
-    follows={"em_ktd.weight": EM_KTD_KD.name, "kd.weight": KD.name},
+    f"em_ktd.weight{TIMES}em_clip_ktd.weight",
+    follows={"kd.weight": KD.name},
 )
 SPKD_KD = _with_kd("SPKD", "spkd", paper="55.6 / 56.1 / 96.6")
 PUBLISHED = (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..distillation.objectives import OBJECTIVES_OF_TASK
-from .suites import Row
+from .suites import TIMES, Row
 
 # Times the default of an objective's weight.
 FACTORS = (0.1, 1.0, 10.0)
@@ -19,7 +20,7 @@ class Choice:
     What validation said of a row's option.
 
     Args:
-        option: its name.
+        option: its name, or several of them joined by `TIMES`, as the values are.
         scores: of each value whose run ended well, the metric that decides and the one that decides between equals.
     """
 
@@ -36,9 +37,15 @@ def candidates(row: Row, task: str, factors: Sequence[float] = FACTORS) -> list[
     """The values among which a row's option is chosen."""
     if row.tuned is None or row.values:
         return list(row.values)
-    name, field = row.tuned.split(".")
-    default = default_of(OBJECTIVES_OF_TASK[task][name], field)
-    return [f"{factor * default:g}" for factor in factors]
+    options = (option.split(".") for option in row.tuned.split(TIMES))
+    defaults = [default_of(OBJECTIVES_OF_TASK[task][name], field) for name, field in options]
+    grids = ([f"{factor * default:g}" for factor in factors] for default in defaults)
+    return [TIMES.join(values) for values in itertools.product(*grids)]
+
+
+def by_option(tuned: str, value: str) -> dict[str, str]:
+    """A candidate as values by option."""
+    return dict(zip(tuned.split(TIMES), value.split(TIMES), strict=True))
 
 
 def default_of(objective: type, option: str) -> float:
@@ -75,7 +82,7 @@ def stages(rows: Sequence[Row]) -> list[list[Row]]:
 
 def settings(row: Row, choices: Mapping[str, Choice]) -> dict[str, str]:
     """The values that a row runs with, by option: its own choice and those it follows, as far as they were made."""
-    chosen = {option: choices[name].value for option, name in row.follows.items() if name in choices}
-    if row.name in choices:
-        chosen[choices[row.name].option] = choices[row.name].value
-    return {option: value for option, value in chosen.items() if value is not None}
+    followed = {option: choices[name].value for option, name in row.follows.items() if name in choices}
+    own = choices.get(row.name)
+    chosen = {} if own is None or own.value is None else by_option(own.option, own.value)
+    return {option: value for option, value in followed.items() if value is not None} | chosen
