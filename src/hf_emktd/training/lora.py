@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +120,18 @@ def add_adapters(model: PreTrainedModel, args: LoraArguments) -> PreTrainedModel
     Raises:
         ValueError: if no layer has a name that `lora_target_modules` ends.
     """
-    return model if args.lora_rank is None else get_peft_model(model, args.to_config(model.config))
+    if args.lora_rank is None:
+        return model
+    with without_peft_warning():
+        return get_peft_model(model, args.to_config(model.config))
+
+
+@contextmanager
+def without_peft_warning() -> Iterator[None]:
+    """Around the making of a `PeftModel`, which asks transformers by a name that is to go: nobody else can mend it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def merge_adapters(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
