@@ -10,6 +10,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .distillation.objective_catalogue import list_objectives
+from .lazy_adapters import take_adapters
 from .lazy_pipeline import LazyPipeline
 from .models.audio_visual_encoder import (
     AudioVisualEncoderConfig,
@@ -55,6 +56,7 @@ def _register_model(config: type, model: type) -> None:
     AutoModel.register(config, model)
     config.register_for_auto_class("AutoConfig")
     model.register_for_auto_class("AutoModel")
+    take_adapters(model)
 
 
 def _register_family(

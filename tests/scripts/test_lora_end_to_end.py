@@ -33,9 +33,13 @@ SIZES = {"patch_size": 4, "hidden_size": 16, "num_attention_heads": 2}
 READ_BACK = """
 import sys, torch
 from hf_emktd.training import load_model
+from transformers import AutoModel, pipeline
 model, processor = load_model(sys.argv[1])
 inputs = {name: torch.ones(1, *shape) for name, shape in model.config.input_shapes.items()}
 print(*model.eval()(**inputs).logits[0].tolist())
+for other in (AutoModel.from_pretrained(sys.argv[1]), pipeline(model.config.task, model=sys.argv[1]).model):
+    assert other.config.id2label == model.config.id2label and other.name_or_path == sys.argv[1]
+    assert torch.equal(other(**inputs).logits, model(**inputs).logits)
 """
 
 

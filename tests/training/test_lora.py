@@ -11,7 +11,7 @@ import tiny_scenes
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from tiny_runs import LABELS, OFF, make_arguments, make_features, make_model, make_monitor, make_views
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, pipeline
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -116,6 +116,50 @@ def test_saved_as_an_adapter_and_loaded_as_a_whole(base, tmp_path):
     torch.testing.assert_close(loaded.eval()(**INPUTS).logits, model(**INPUTS).logits)
     # a monitor knows its teacher, however it came to be
     assert fingerprint(loaded) == fingerprint(load_model(str(folder))[0]) == fingerprint(merge_adapters(model))
+    # and it can be trained on
+    below, _ = load_model(str(base))
+    trained, expected = ([value.requires_grad for value in one.parameters()] for one in (loaded, below))
+    assert trained == expected and any(trained)
+
+
+class TestFromPretrained:
+    """Of transformers, on the folder itself."""
+
+    @pytest.fixture
+    def folder(self, base, tmp_path) -> Path:
+        return saved(adapted(base), base, tmp_path / "adapter")
+
+    def test_gives_what_load_model_gives(self, folder):
+        expected, _ = load_model(str(folder))
+        for model in (AutoModel.from_pretrained(folder), type(expected).from_pretrained(str(folder))):
+            assert fingerprint(model) == fingerprint(expected) and not model.training
+            assert model.config.id2label == dict(enumerate(LABELS)) and model.name_or_path == str(folder)
+
+    def test_takes_options_of_the_model(self, folder):
+        model = AutoModel.from_pretrained(folder, dtype="bfloat16", attn_implementation="eager")
+        assert model.dtype == torch.bfloat16 and model.config._attn_implementation == "eager"
+        with pytest.raises(ValueError, match="merged into its base; leave output_loading_info out"):
+            AutoModel.from_pretrained(folder, output_loading_info=True)
+
+    def test_makes_a_pipeline(self, folder):
+        answers = pipeline("audio-visual-classification", model=str(folder))
+        assert fingerprint(answers.model) == fingerprint(load_model(str(folder))[0])
+        assert isinstance(answers.processor, CavMaeProcessor)
+
+    def test_a_whole_model_saved_from_it_is_no_adapter(self, folder, tmp_path):
+        AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "whole")
+        whole = AutoModel.from_pretrained(tmp_path / "whole")
+        assert fingerprint(whole) == fingerprint(AutoModel.from_pretrained(folder))
+
+    def test_without_its_base(self, folder, base):
+        base.rename(base.with_name("elsewhere"))
+        with pytest.raises(OSError, match="base"):
+            AutoModel.from_pretrained(folder)
+
+
+def test_peft_does_not_warn_of_what_nobody_can_mend(base, recwarn):
+    adapted(base)
+    assert not [warning for warning in recwarn if "is_gradient_checkpointing" in str(warning.message)]
 
 
 def test_peft_alone_loads_it(base, tmp_path):

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, find_adapter_config_file, logging
+from transformers import AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, find_adapter_config_file
 
 from .. import models  # noqa: F401  registers the Auto classes
 from ..distillation.entropy_monitor import TASKS, EntropyMonitor
+from .adapted_models import load_merged, no_load_report
 from .hub_models import check_download, where_from
-from .lora import merge_adapters
 
 MONITOR_FOLDER = "entropy_monitor"
 # What the libraries below raise for files that are damaged, or were edited.
@@ -44,7 +41,7 @@ def load_model(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, Proc
     try:
         where = where_from(name_or_path)
         if find_adapter_config_file(name_or_path, **where):
-            model = _load_adapted(name_or_path, **options)
+            model = _load_adapted(name_or_path, where, **options)
         else:
             model = _load_whole(name_or_path, **where, **options)
         return model, AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False, **where)
@@ -70,7 +67,7 @@ def _load_checked(
     kind: type, name_or_path: str | Path, ignore_mismatched_sizes: bool = False, **options: Any
 ) -> PreTrainedModel:
     """`kind.from_pretrained`, without tensors that transformers would make up."""
-    with _no_load_report():
+    with no_load_report():
         model, loading = kind.from_pretrained(
             name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **SAFELY, **options
         )
@@ -108,35 +105,23 @@ def _one_line(error: Exception) -> str:
     return textwrap.shorten(str(error), 400, placeholder=" ...") or type(error).__name__
 
 
-def _load_adapted(name_or_path: str, config: PreTrainedConfig | None = None, **options: Any) -> PreTrainedModel:
-    """Base and adapter in one; the adapter's folder has the config, with the classes it was trained for."""
-    own = AutoConfig.from_pretrained(name_or_path)
-    adapter = PeftConfig.from_pretrained(name_or_path)
-    if type(adapter) is not LoraConfig or adapter.megatron_config:
-        raise ValueError(f"its adapter is a {adapter.peft_type} with other fields than this library writes")
-    base_name = adapter.base_model_name_or_path
-    try:
-        with _no_load_report():
-            base, _ = load_model(base_name, config=own, ignore_mismatched_sizes=True, dtype=torch.float32)
-    except ValueError as error:
-        raise ValueError(f"it is an adapter of {base_name!r}, which cannot be loaded: {error}") from error
-    model = merge_adapters(PeftModel.from_pretrained(base, name_or_path)).to(options.get("dtype"))
+def _load_adapted(
+    name_or_path: str, where: dict[str, Any], config: PreTrainedConfig | None = None, **options: Any
+) -> PreTrainedModel:
+    """Base and adapter in one; the base is checked as any model is."""
+    model = load_merged(name_or_path, _load_base, **where).to(options.get("dtype"))
     check_finite(model)
     if config is not None:
         model = type(model).from_pretrained(None, config=config, state_dict=model.state_dict(), **options)
-    model.config.name_or_path = model.name_or_path = str(name_or_path)
+        model.config.name_or_path = model.name_or_path = str(name_or_path)
     return model
 
 
-@contextmanager
-def _no_load_report() -> Iterator[None]:
-    """Hides transformers' table of what does not fit: here it is an error, or, of another head, meant so."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+def _load_base(name_or_path: str, config: PreTrainedConfig) -> PreTrainedModel:
     try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
+        return load_model(name_or_path, config=config, ignore_mismatched_sizes=True, dtype=torch.float32)[0]
+    except ValueError as error:
+        raise ValueError(f"it is an adapter of {name_or_path!r}, which cannot be loaded: {error}") from error
 
 
 def load_monitor(name_or_path: str | Path) -> EntropyMonitor:
