@@ -86,7 +86,7 @@ def modality_dropout(folder: Path) -> dict:
 
 def checkpointed(folder: Path) -> dict:
     """Activations made anew in the backward pass, while steps differ in the parameters they use."""
-    return distil(folder, modality_dropout=0.7, activation_checkpointing=True)
+    return distil(folder, modality_dropout=0.7, gradient_checkpointing=True)
 
 
 def across_clips(folder: Path) -> dict:

@@ -311,8 +311,8 @@ class TestGradients:
         model = AvSegFormerForAudioVisualSegmentation(tiny_config(dropout=0.0, vision_drop_path_rate=0.0)).train()
         expected = copy.deepcopy(model)
         expected(**tiny_inputs, labels=tiny_labels).loss.backward()
-        model.activation_checkpointing_enable()
-        assert model.is_activation_checkpointing
+        model.gradient_checkpointing_enable()
+        assert model.is_gradient_checkpointing
         forwards = []
         model.avsegformer.encoder.layers[0].attention.register_forward_pre_hook(lambda *_: forwards.append(1))
         model(**tiny_inputs, labels=tiny_labels).loss.backward()
@@ -324,7 +324,7 @@ class TestGradients:
         torch.manual_seed(0)
         model = AvSegFormerForAudioVisualSegmentation(tiny_config(dropout=0.0, vision_drop_path_rate=0.0)).train()
         expected = copy.deepcopy(model)
-        model.activation_checkpointing_enable()
+        model.gradient_checkpointing_enable()
         for each in (model, expected):
             output = each(**tiny_inputs, output_tokens=True)
             stages = (*output.stage_embeddings, *output.stage_maps, output.logits)
