@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +189,27 @@ class TestOpening:
         )
         with pytest.raises(ValueError, match="is no index of clip shards"):
             load_shards(tmp_path)
+
+
+class TestVerifying:
+    def test_whole_shards(self, features, media):
+        assert load_shards(features).damaged_files() == load_shards(media).damaged_files() == []
+
+    def test_one_bit_and_a_file_that_is_gone(self, features, tmp_path):
+        shutil.copytree(features, tmp_path / "shards")
+        index = load_shards(tmp_path / "shards")
+        first, *_, last = index.splits["train"]
+        content = bytearray((tmp_path / "shards" / first.file).read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / "shards" / first.file).write_bytes(content)
+        (tmp_path / "shards" / last.file).unlink()
+        assert index.damaged_files() == [first.file, last.file]
+
+    def test_of_the_hub_is_for_a_folder(self, features):
+        index = load_shards(features)
+        index.root = "hf://datasets/org/clips@main"
+        with pytest.raises(ValueError, match="lies on the Hub; download it"):
+            index.damaged_files()
 
 
 class TestStream:

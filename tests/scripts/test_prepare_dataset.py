@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+
+from clip_files import write_clips
 from script_runs import TOUCHTONE
 
+from hf_emktd.data import ClipTable, write_shards
+
+VERIFY = ["--verify", "true", "--output_dir"]
 DATA = ["--dataset", "touchtone", "--dataset_options", TOUCHTONE]
 
 # the Hub's address is read when huggingface_hub is imported, so all that speaks to it is another process
@@ -50,3 +57,13 @@ def test_shards_on_the_hub_are_streamed_from_there(workplace, teacher, hub, tmp_
     assert streamed.returncode == 0, streamed.stderr[-3000:]
     clip_ids, validation, labels = json.loads(streamed.stdout.splitlines()[-1])
     assert len(set(clip_ids)) == 40 and validation == 10 and len(labels) == 10
+
+
+def test_damaged_shards_are_named(workplace, tmp_path):
+    folder = tmp_path / "shards"
+    write_shards(ClipTable(write_clips(tmp_path)), folder, store="media", clips_per_shard=20)
+    assert workplace.run_here("prepare_dataset.py", *VERIFY, folder).status == 0
+    (folder / "data" / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    ended = workplace.run_here("prepare_dataset.py", *VERIFY, folder)
+    assert ended.status == 1 and "1 shards of" in ended.err and "data/train-00000-of-00001.parquet" in ended.err
+    assert "has no shards.json" in workplace.run_here("prepare_dataset.py", *VERIFY, tmp_path).err

@@ -21,6 +21,7 @@ import torch
 from datasets import Dataset, Features, List, Value, Video
 from tqdm.auto import tqdm
 
+from ..whole_files import sha256_of
 from .clip_source import COLUMNS, UNUSABLE, ClipReport, kind_of, status_of
 from .feature_cache import OWN_COLUMNS, cache_key, note_problem
 from .features import extract_clip
@@ -254,8 +255,7 @@ def _write_whole(path: Path, rows: list[dict[str, Any]], label: datasets.ClassLa
         else:
             table = Dataset.from_list(rows, features=_features(rows[0], label))
             table.to_parquet(unfinished, batch_size=ROWS_PER_GROUP)
-        with open(unfinished, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(unfinished)
         size = unfinished.stat().st_size
         os.replace(unfinished, path)
     return {"bytes": size, "sha256": digest}

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.utils import httpx
+from tqdm.auto import tqdm
 
+from ..whole_files import sha256_of
 from .clip_source import ClipReport
 from .features import FEATURES_VERSION, input_parameters
 from .media import PathLike
@@ -30,6 +32,7 @@ CONTAINERS = ("parquet", "webdataset")
 SHARD_FILE = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*")
 MAX_CLIPS = 2**31
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB = "hf://datasets/"
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,23 @@ class ShardIndex:
         """Clips of a split."""
         return sum(shard.clips for shard in self.splits[split])
 
+    def damaged_files(self) -> list[str]:
+        """
+        Shards of a folder that are missing or are not what was written, by their checksums: all of them are read.
+
+        Raises:
+            ValueError: for shards on the Hub.
+        """
+        if self.root.startswith(HUB):
+            raise ValueError(f"{self.root} lies on the Hub; download it, and verify the folder.")
+        shards = [shard for shards in self.splits.values() for shard in shards]
+        paths = {shard.file: Path(self.root, shard.file) for shard in shards}
+        return [
+            shard.file
+            for shard in tqdm(shards, desc="Checksums", unit="shard")
+            if not paths[shard.file].is_file() or sha256_of(paths[shard.file]) != shard.sha256
+        ]
+
     def report(self) -> ClipReport:
         """The report of the source that the shards were written from, without reasons."""
         report = ClipReport(dict(self.rows), dict(self.found), dict(self.notes), self.manifest_hash)
@@ -185,7 +205,7 @@ def load_shards(name: PathLike, revision: str | None = None) -> ShardIndex:
             f"{name} is neither a folder with {INDEX_NAME} nor, at {HfApi().endpoint}, a data set of clip shards that "
             f"can be read ({error}). Write the shards with scripts/prepare_dataset.py."
         ) from error
-    return ShardIndex.from_json(Path(index).read_text(encoding="utf-8"), f"hf://datasets/{name}@{commit}")
+    return ShardIndex.from_json(Path(index).read_text(encoding="utf-8"), f"{HUB}{name}@{commit}")
 
 
 def write_json(path: Path, content: Any) -> None:

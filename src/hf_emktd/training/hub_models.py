@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import httpx, validate_repo_id
 from transformers.utils import logging
+
+from ..whole_files import sha256_of
 
 # of one question; huggingface_hub asks an unreachable Hub six times for every file of a model
 SECONDS_TO_ANSWER = 10.0
@@ -72,15 +73,10 @@ def check_download(name_or_path: str | Path) -> None:
     if not isinstance(config, str):
         return
     weights = [path for path in Path(config).parent.glob("*.safetensors") if SHA256.fullmatch(path.resolve().name)]
-    damaged = [path for path in weights if _sha256(path) != path.resolve().name]
+    damaged = [path for path in weights if sha256_of(path) != path.resolve().name]
     for path in damaged:
         path.resolve().unlink()
         path.unlink()
     if damaged:
         names = ", ".join(path.name for path in damaged)
         raise ValueError(f"{names} came damaged from the Hub and was removed from the cache: try again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,6 +25,7 @@ from ..distillation.teacher import fingerprint
 from ..distillation.token_codes import CODECS, TokenCodec
 from ..distillation.token_distillation import BRANCHES
 from ..hub.distillation_summary import write_whole
+from ..whole_files import sha256_of
 from .clip_data import TRAIN, ClipData
 from .views import ClipViews
 
@@ -355,7 +356,7 @@ def check_shards(folder: Path, manifest: CacheManifest) -> None:
     damaged = [
         name
         for name, state in found.items()
-        if state is None or (known.get(name) != state and not _is_whole(folder / SHARDS_FOLDER / name, state[-1]))
+        if state is None or (known.get(name) != state and sha256_of(folder / SHARDS_FOLDER / name) != state[-1])
     ]
     if damaged:
         raise ValueError(
@@ -372,11 +373,6 @@ def _state_of(path: Path, note: Mapping[str, Any]) -> list[Any] | None:
     if not path.is_file() or path.stat().st_size != note["bytes"]:
         return None
     return [note["bytes"], path.stat().st_mtime_ns, note["sha256"]]
-
-
-def _is_whole(path: Path, expected: str) -> bool:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == expected
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[str]:
