@@ -226,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo, commit = self._readable(repo_id, revision)
         content = repo.commits[commit].get(path)
         if content is None:
-            raise HubError(404, f"{path} is not in {repo_id}", "EntryNotFound")
+            raise HubError(404, f"{path} is not in {repo_id}", "EntryNotFound", {"X-Repo-Commit": commit})
         headers = {"X-Repo-Commit": commit}
         if not is_large(path):
             return self._send(200, content, {**headers, "ETag": f'"{blob_id(content)}"'})

@@ -9,8 +9,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from hf_emktd.distillation import EntropyMonitor, EntropyMonitorConfig
 from hf_emktd.hub import PublishError, publish, push_to_hub, save_for_hub
-from hf_emktd.training import load_model
+from hf_emktd.training import MONITOR_FOLDER, find_monitor, load_model
 from hub_server import WRITE_TOKEN, Repo
 
 REPO = "org/student"
@@ -156,3 +157,56 @@ class TestDownload:
         with pytest.raises(ValueError, match=reason):
             load_model(name)
         assert time.monotonic() - started < 10
+
+
+HEAD_OF_MONITOR = f"{MONITOR_FOLDER}/config.json$"
+
+
+class TestMonitor:
+    """Whether there is one decides what a run does: only the Hub's own answer says that there is none."""
+
+    @pytest.fixture(autouse=True)
+    def _soon(self, monkeypatch):
+        """huggingface_hub asks again for 23 seconds."""
+        monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    @pytest.fixture
+    def monitored(self, this_hub, student, model):
+        config = EntropyMonitorConfig(branch_widths=dict(model.config.branch_widths), id2label=model.config.id2label)
+        EntropyMonitor(config).save_pretrained(student / MONITOR_FOLDER)
+        push(student)
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            pytest.param({"method": "HEAD", "pattern": HEAD_OF_MONITOR, "status": 500}, id="500"),
+            pytest.param({"method": "HEAD", "pattern": HEAD_OF_MONITOR, "drop": "before"}, id="no answer"),
+            pytest.param({"method": "GET", "pattern": HEAD_OF_MONITOR, "status": 500}, id="500 for the config"),
+        ],
+    )
+    def test_trouble_is_not_taken_for_none(self, this_hub, monitored, fault):
+        this_hub.break_next(**fault, times=-1)
+        with pytest.raises(ValueError, match=rf"does not say whether {REPO} has {MONITOR_FOLDER}/config\.json.*again"):
+            find_monitor(REPO)
+        this_hub.faults.clear()
+        assert find_monitor(REPO) is not None
+
+    def test_weights_that_do_not_come(self, this_hub, monitored):
+        this_hub.break_next("HEAD", f"{MONITOR_FOLDER}/model.safetensors$", status=500, times=-1)
+        with pytest.raises(ValueError, match=r"cannot be loaded: .*Try again"):
+            find_monitor(REPO)
+
+    def test_none_is_remembered_with_the_model(self, this_hub, student, monkeypatch):
+        push(student)
+        load_model(REPO)
+        assert find_monitor(REPO) is None
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        assert find_monitor(REPO) is None
+
+    def test_without_a_connection_the_cache_does_not_know(self, this_hub, monitored, monkeypatch):
+        load_model(REPO)
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        with pytest.raises(ValueError, match="HF_HUB_OFFLINE=1 to go on with what is in the cache"):
+            find_monitor(REPO)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert find_monitor(REPO) is None

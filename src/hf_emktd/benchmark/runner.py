@@ -146,7 +146,7 @@ class Benchmark:
     def _fingerprint_of(self, folder: str) -> str | None:
         """Of a monitor; `None` before it is trained."""
         if self._fingerprints.get(folder) is None:
-            monitor = find_monitor(folder)
+            monitor = find_monitor(folder if folder == str(self.teacher) else Path(folder))
             self._fingerprints[folder] = None if monitor is None else fingerprint(monitor)
         return self._fingerprints[folder]
 

@@ -6,8 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub import _CACHED_NO_EXIST, HfApi, hf_hub_download, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.utils import httpx, validate_repo_id
 from transformers.utils import logging
 
@@ -20,24 +25,28 @@ SHA256 = re.compile("[0-9a-f]{64}")
 logger = logging.get_logger(__name__)
 
 
+class NoSuchModelError(ValueError):
+    """There is neither a folder nor a Hub model of a name."""
+
+
 def where_from(name_or_path: str | Path) -> dict[str, Any]:
     """
     Options of `from_pretrained` for a model: of one on a Hub that cannot be reached, that it is taken from the cache.
 
     Raises:
-        ValueError: if there is neither a folder nor a Hub model of that name, or it can neither be reached nor is in
-            the cache.
+        [`NoSuchModelError`]: if there is neither a folder nor a Hub model of that name.
+        ValueError: if it can neither be reached nor is in the cache.
     """
     if Path(name_or_path).exists():
         return {}
     name = str(name_or_path)
     if not _is_hub_id(name):
-        raise ValueError(f"there is no folder {name!r}, and models on the Hub have names such as 'org/model'")
+        raise NoSuchModelError(f"there is no folder {name!r}, and models on the Hub have names such as 'org/model'")
     api = HfApi()
     try:
         api.model_info(name, timeout=SECONDS_TO_ANSWER)
     except RepositoryNotFoundError as error:
-        raise ValueError(
+        raise NoSuchModelError(
             f"there is no folder {name!r}, and no model of that name on {api.endpoint} that your token may see: check "
             "the name, or log in with `hf auth login`"
         ) from error
@@ -52,6 +61,32 @@ def where_from(name_or_path: str | Path) -> dict[str, Any]:
         logger.warning(f"{api.endpoint} cannot be reached ({error}); {name} is taken from the cache.")
         return {"local_files_only": True}
     return {}
+
+
+def has_file(name: str, file: str, **where: Any) -> bool:
+    """
+    Whether a Hub model has a file. Only the Hub's own answer, now or when the model was cached, says that it has not,
+    or, where one is offline on purpose, the cache.
+
+    Args:
+        where: what [`where_from`] gives.
+
+    Raises:
+        ValueError: if the Hub does not answer.
+    """
+    try:
+        hf_hub_download(name, file, **where)
+    except RemoteEntryNotFoundError:
+        return False
+    except (httpx.HTTPError, OSError) as error:  # HfHubHTTPError is an HTTPError
+        if is_offline_mode() or try_to_load_from_cache(name, file) is _CACHED_NO_EXIST:
+            return False
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        raise ValueError(
+            f"{HfApi().endpoint} does not say whether {name} has {file} ({reason}): try again, or "
+            "set HF_HUB_OFFLINE=1 to go on with what is in the cache"
+        ) from error
+    return True
 
 
 def _is_hub_id(name: str) -> bool:

@@ -16,7 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, find_adapter_config_file
 from .. import models  # noqa: F401  registers the Auto classes
 from ..distillation.entropy_monitor import TASKS, EntropyMonitor
 from .adapted_models import load_merged, no_load_report
-from .hub_models import check_download, where_from
+from .hub_models import NoSuchModelError, check_download, has_file, where_from
 
 MONITOR_FOLDER = "entropy_monitor"
 # What the libraries below raise for files that are damaged, or were edited.
@@ -145,20 +145,18 @@ def find_monitor(*names_or_paths: str | Path) -> EntropyMonitor | None:
     directory, also one that is not there yet.
 
     Raises:
-        ValueError: if there is one that cannot be loaded.
+        ValueError: if there is one that cannot be loaded, or the Hub does not say whether there is one.
     """
     for name_or_path in names_or_paths:
         if Path(name_or_path, MONITOR_FOLDER, "config.json").is_file():
             return _read_monitor(Path(name_or_path, MONITOR_FOLDER))
-        if isinstance(name_or_path, str) and not Path(name_or_path).exists() and name_or_path.count("/") == 1:
+        if isinstance(name_or_path, str) and not Path(name_or_path).exists():
             try:
                 where = where_from(name_or_path)
-            except ValueError:  # there is none of that name
+            except NoSuchModelError:
                 continue
-            try:
-                return _read_monitor(str(name_or_path), subfolder=MONITOR_FOLDER, **where)
-            except FileNotFoundError:  # the repository has no such folder, or there is none of that name
-                continue
+            if has_file(name_or_path, f"{MONITOR_FOLDER}/config.json", **where):
+                return _read_monitor(name_or_path, subfolder=MONITOR_FOLDER, **where)
     return None
 
 
@@ -166,9 +164,8 @@ def _read_monitor(name_or_path: str | Path, **options: Any) -> EntropyMonitor:
     try:
         return _load_checked(EntropyMonitor, name_or_path, **options)
     except LOAD_ERRORS as error:
-        if isinstance(error, OSError) and options:
-            raise FileNotFoundError(str(error)) from error
+        way_out = "Try again, or train it" if options else "Train it again"
         raise ValueError(
-            f"the entropy monitor in {name_or_path} cannot be loaded: {_one_line(error)}. Train it again with "
+            f"the entropy monitor in {name_or_path} cannot be loaded: {_one_line(error)}. {way_out} with "
             "scripts/train_monitor.py."
         ) from error
