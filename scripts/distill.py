@@ -16,7 +16,6 @@ labels only; `--push_to_hub --hub_model_id org/name` publishes.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -76,6 +75,7 @@ from hf_emktd.training import (
 from hf_emktd.training.interruption import RESUME, ending_in_one_line
 from hf_emktd.training.process_group import end_process_group, run_launched
 from hf_emktd.training.refusals import refusals_in_one_line
+from hf_emktd.training.training_clock import training_seconds
 from hf_emktd.training.weight_inheritance import INHERIT, SCRATCH, STUDENT_INITS
 
 
@@ -210,12 +210,10 @@ def main() -> None:
     monitor = get_monitor(options.models, args, job) if any(o.requires_entropies for o in job.objectives) else None
     set_seed(args.seed)  # the same student whether or not a monitor was trained before it
     trainer = build_trainer(options, job, monitor)
-    started = time.perf_counter()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    seconds = time.perf_counter() - started
     if options.lora.merge_adapter:
         trainer.model = merge_adapters(trainer.model)
-    finish(options, job, monitor, trainer, seconds)
+    finish(options, job, monitor, trainer)
 
 
 def prepare(options: Options) -> Job:
@@ -270,12 +268,12 @@ def build_trainer(options: Options, job: Job, monitor: EntropyMonitor | None) ->
     )
 
 
-def finish(options: Options, job: Job, monitor: EntropyMonitor | None, trainer: EMKTDTrainer, seconds: float) -> None:
+def finish(options: Options, job: Job, monitor: EntropyMonitor | None, trainer: EMKTDTrainer) -> None:
     """Evaluates student and teacher, saves and publishes the run, and prints its results."""
     args, evaluation, processor = options.training, options.evaluation, trainer.processor
     metrics = evaluate_model(trainer.model, job.data, evaluation, processor)
     teacher_metrics = evaluate_model(job.teacher, job.data, evaluation)
-    split = job.data.evaluation_split(evaluation.split)
+    split, seconds = job.data.evaluation_split(evaluation.split), training_seconds(trainer.state)
     summary = DistillationSummary(
         task=job.student_config.task,
         student=ModelFacts.from_model(without_adapters(trainer.model), args.output_dir, args.hub_model_id),

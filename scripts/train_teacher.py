@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 import torch
@@ -56,6 +55,7 @@ from hf_emktd.training import (
 from hf_emktd.training.interruption import RESUME, ending_in_one_line
 from hf_emktd.training.process_group import end_process_group, run_launched
 from hf_emktd.training.refusals import refusals_in_one_line
+from hf_emktd.training.training_clock import training_seconds
 
 
 @dataclass
@@ -127,9 +127,8 @@ def main() -> None:
         data_collator=AudioVisualCollator(),
         processing_class=processor,
     )
-    started = time.perf_counter()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    seconds = time.perf_counter() - started
+    seconds = training_seconds(trainer.state)
 
     if lora_args.merge_adapter:
         trainer.model = merge_adapters(trainer.model)

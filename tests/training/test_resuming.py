@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from transformers import TrainerCallback
 
 from hf_emktd.training.interruption import CheckpointError, Interrupted
 from hf_emktd.training.resuming import last_checkpoint
+from hf_emktd.training.training_clock import training_seconds
 
 
 class SignalAt(TrainerCallback):
@@ -51,6 +53,25 @@ def test_a_signal_saves_after_the_step_and_the_run_goes_on(tmp_path, step, signu
         [line["step"] for line in trainer.state.log_history if "eval_loss" in line] for trainer in (straight, resumed)
     ]
     assert evaluated == [[3, 6, 9]] * 2
+
+
+@pytest.mark.parametrize("earlier", [1000.0, None], ids=["counted", "of a checkpoint without a clock"])
+def test_the_time_of_all_parts_counts(tmp_path, earlier):
+    run(tmp_path, num_train_epochs=1).train()
+    state = tmp_path / "checkpoint-3" / "trainer_state.json"
+    content = json.loads(state.read_text())
+    clock = content["stateful_callbacks"].pop("TrainingClock")
+    assert 0 < clock["attributes"]["earlier"] < 100
+    if earlier is not None:
+        content["stateful_callbacks"]["TrainingClock"] = {"args": {}, "attributes": {"earlier": earlier}}
+    state.write_text(json.dumps(content))
+    resumed = run(tmp_path)
+    started = time.perf_counter()
+    resumed.train(resume_from_checkpoint="last")
+    own = training_seconds(resumed.state) - (earlier or 0)
+    assert 0 < own < time.perf_counter() - started
+    kept = json.loads((tmp_path / "checkpoint-9" / "trainer_state.json").read_text())["stateful_callbacks"]
+    assert 0 < kept["TrainingClock"]["attributes"]["earlier"] - (earlier or 0) < own
 
 
 def test_without_checkpoints_a_signal_ends_at_once(tmp_path):

@@ -196,7 +196,7 @@ class DistillationSummary:
         command (`str`, *optional*):
             The command that trained the model.
         training_seconds (`float`, *optional*):
-            How long it took.
+            How long it took; of a resumed run all its parts.
         environment (`dict[str, str]`):
             Versions, by default of this process ([`environment_versions`]).
         limitations (`list[str]`):

@@ -23,6 +23,7 @@ from transformers.trainer_utils import (
 
 from .checkpoint_push import CheckpointPushes
 from .interruption import CheckpointError, Deferred, Interrupted, signals_deferred
+from .training_clock import TrainingClock
 
 LAST = "last"
 # in what torch.save raises for a file that it cannot write
@@ -70,6 +71,7 @@ class ResumableTrainer(Trainer):
         self.stop_on_signal = StopOnSignal()
         self.pushes = CheckpointPushes()
         self.add_callback(self.stop_on_signal)
+        self.add_callback(TrainingClock())
         if self.args.should_save:
             _check_writable(self.args.output_dir)
 
