@@ -29,6 +29,7 @@ import yaml
 WRITE_TOKEN = "hf_write"
 READ_TOKEN = "hf_read"
 USER = "tester"
+NO_PROXY = "127.0.0.1,localhost"
 _FIRST_COMMIT = "0" * 40
 
 
@@ -84,15 +85,15 @@ class HubServer:
         self.large_files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.faults: list[Fault] = []
-        self._api, self.url = self._listen()
-        # large files come from another origin, as from the Hub's CDN: clients take a redirect there differently
-        self._storage, self.storage_url = self._listen()
+        self._api, self.url = self._listen("127.0.0.1")
+        # large files come from another host, as from the Hub's CDN: clients take a redirect there differently
+        self._storage, self.storage_url = self._listen("localhost")
 
-    def _listen(self) -> tuple[ThreadingHTTPServer, str]:
+    def _listen(self, host: str) -> tuple[ThreadingHTTPServer, str]:
         server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         server.daemon_threads = True
         server.hub = self
-        return server, f"http://127.0.0.1:{server.server_port}"
+        return server, f"http://{host}:{server.server_port}"
 
     def __enter__(self) -> Self:
         for server in (self._api, self._storage):
@@ -123,7 +124,7 @@ class HubServer:
         """Environment of a process whose Hub this is."""
         env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
         env |= {"HF_ENDPOINT": self.url, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
-        env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1"}
+        env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": NO_PROXY}
         return env | ({"HF_TOKEN": token} if token else {})
 
 

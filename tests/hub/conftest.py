@@ -17,7 +17,7 @@ from hf_emktd.hub import DataFacts, DistillationSummary, EvaluationResult, Model
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hub_server import HubServer
+from hub_server import NO_PROXY, HubServer
 from tiny_classifier import make_classifier
 from tiny_segmenter import make_segmenter
 
@@ -40,7 +40,7 @@ def this_hub(hub, monkeypatch, tmp_path):
     }.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it remembers the last test's
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", NO_PROXY)
     close_session()
     yield hub
     close_session()

@@ -22,7 +22,7 @@ from hf_emktd.distillation import EntropyMonitor
 from hf_emktd.distillation.teacher import fingerprint
 from hf_emktd.hub import DistillationSummary, push_to_hub
 from hf_emktd.training import MONITOR_FOLDER, load_model
-from hub_server import WRITE_TOKEN
+from hub_server import NO_PROXY, WRITE_TOKEN
 from tiny_encoders import make_audio_config, make_config
 
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "config.json", "processor_config.json", "README.md"}
@@ -131,7 +131,7 @@ def test_a_published_adapter_is_loaded_with_its_base(workplace, hub, adapter, ba
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     for name, value in {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
         monkeypatch.setattr(constants, name, value)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", NO_PROXY)
     close_session()
     folder = shutil.copytree(adapter, tmp_path / "adapter")
     settings = json.loads((folder / "adapter_config.json").read_text())

@@ -15,7 +15,7 @@ from hf_emktd.models.cav_mae import CavMaeForAudioVisualClassification, CavMaePr
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hf_emktd.training import MONITOR_FOLDER, find_monitor, load_model, load_monitor
-from hub_server import WRITE_TOKEN, HubServer
+from hub_server import NO_PROXY, WRITE_TOKEN, HubServer
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def hub(monkeypatch, tmp_path):
             "HF_HUB_DISABLE_XET": True,
         }.items():
             monkeypatch.setattr(constants, name, value)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("NO_PROXY", NO_PROXY)
         close_session()
         yield HfApi(endpoint=server.url, token=WRITE_TOKEN)
     close_session()
