@@ -121,6 +121,13 @@ class TestRefusals:
             export_model(model, tmp_path, ["wrong"])
         assert not list(tmp_path.iterdir())
 
+    def test_of_files_that_cannot_be_run(self, model, tmp_path, monkeypatch):
+        format_ = dataclasses.replace(FORMATS["torch-export"], load=lambda *_: lambda **__: torch.empty(2).view(3))
+        monkeypatch.setitem(FORMATS, "unfit", format_)
+        with pytest.raises(ExportError, match=r"model\.pt2 was written but cannot be run \(shape '\[3\]' is invalid"):
+            export_model(model, tmp_path, ["unfit"])
+        assert not list(tmp_path.iterdir())
+
     def test_of_executorch_where_it_is_not_installed(self, model, tmp_path):
         try:
             import executorch  # noqa: F401

@@ -181,7 +181,12 @@ def _export_one(model: PreTrainedModel, folder: Path, name: str, modality: str) 
     kind = FORMATS[name]
     path = folder / kind.file_name(modality)
     kind.write(model, modality, path)
-    difference = _largest_difference(model, kind.load(path, model.config, modality), modality)
+    try:
+        difference = _largest_difference(model, kind.load(path, model.config, modality), modality)
+    except RuntimeError as error:
+        path.unlink()
+        reason = str(error).partition("\n")[0]
+        raise ExportError(f"{path.name} was written but cannot be run ({reason}); the file was removed.") from error
     if kind.exact and not difference <= TOLERANCE:
         path.unlink()
         raise ExportError(

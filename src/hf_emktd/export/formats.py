@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -93,10 +95,11 @@ def write_onnx_int8(model: PreTrainedModel, modality: str, path: Path) -> None:
 
 
 def with_plain_attention(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy whose attention is matrix products and a softmax: Swin's fused one leaves strides that ONNX has no view
-    of."""
+    """A copy whose attention is matrix products and a softmax, where a model has the choice: Swin's fused one leaves
+    strides that ONNX has no view of."""
     model = copy.deepcopy(model)
-    model.set_attn_implementation("eager")
+    with quietly():  # transformers warns of models without
+        model.set_attn_implementation("eager")
     return model
 
 
@@ -128,6 +131,7 @@ def write_executorch(model: PreTrainedModel, modality: str, path: Path) -> None:
         ExportError: executorch is missing.
     """
     _require_executorch()
+    _name_flatc()
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
@@ -144,7 +148,8 @@ def load_onnx(path: Path, config: PreTrainedConfig, modality: str) -> Runner:
 
 
 def load_torch_export(path: Path, config: PreTrainedConfig, modality: str) -> Runner:
-    module, names = torch.export.load(path).module(), input_names(config, modality)
+    with quietly():
+        module, names = torch.export.load(path).module(), input_names(config, modality)
     return lambda **inputs: module(*(inputs[name] for name in names))
 
 
@@ -192,6 +197,15 @@ def _require_executorch() -> None:
             "executorch is not installed: pip install 'executorch>=1.3,<1.4', the release for torch 2.12, in an "
             "environment of its own: it pins versions of other packages. See docs/inference.md."
         )
+
+
+def _name_flatc() -> None:
+    """ExecuTorch looks on PATH for a compiler that it brings along, and finds it in an activated environment only."""
+    import executorch
+
+    own = Path(next(iter(executorch.__path__)), "data", "bin", "flatc")
+    if shutil.which("flatc") is None and own.is_file():
+        os.environ.setdefault("FLATC_EXECUTABLE", str(own))
 
 
 def _importable(name: str) -> bool:

@@ -262,7 +262,7 @@ class AvSegFormerAudioEncoder(nn.Module):
             # channels last: pooling and convolving narrow maps takes half the time on a CPU
             features = convolution(features).relu().contiguous(memory_format=torch.channels_last)
             if index in POOLED_CONVOLUTIONS:
-                features = nn.functional.max_pool2d(features, kernel_size=2)
+                features = nn.functional.max_pool2d(features, kernel_size=2, stride=2)
         embeddings = features.permute(0, 2, 3, 1).flatten(1)  # channels last, as the TensorFlow original
         for layer in self.layers:
             embeddings = layer(embeddings).relu()
