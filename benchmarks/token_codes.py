@@ -46,7 +46,8 @@ def main() -> None:
     print(f"| max_error | kB a clip | rank: {', '.join(signal.tokens)} | loss | 1 - cosine of the gradient |")
     print("| ---: | ---: | --- | ---: | ---: |")
     for max_error in options.max_errors:
-        codes = {branch: TokenRelations(max_error, options.max_rank).encode(t) for branch, t in signal.tokens.items()}
+        codec = TokenRelations(max_error, options.max_rank)
+        codes = {branch: codec.encode(tokens, signal.grids[branch]) for branch, tokens in signal.tokens.items()}
         changed = replace(signal, tokens={branch: decoded(clips) for branch, clips in codes.items()})
         other_loss, other_gradient = gradient_of(objective, student, batch, changed)
         cosine = nn.functional.cosine_similarity(gradient, other_gradient, dim=0).item()

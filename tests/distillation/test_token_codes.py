@@ -5,7 +5,7 @@ import torch
 
 from hf_emktd.distillation import pool_branch
 from hf_emktd.distillation.kernels import TokenKernel
-from hf_emktd.distillation.token_codes import CODECS, PlainTokens, TokenRelations, cosine_errors
+from hf_emktd.distillation.token_codes import CLIP, CODECS, GRID, TOKEN, PlainTokens, TokenRelations, cosine_errors
 
 
 def structured_tokens(batch=3, tokens=60, width=96, rank=6, noise=0.05, seed=0):
@@ -16,14 +16,18 @@ def structured_tokens(batch=3, tokens=60, width=96, rank=6, noise=0.05, seed=0):
     return (structure + noise * normal(batch, tokens, width)) * (1 + 4 * torch.rand(tokens, 1, generator=random))
 
 
+def one_grid(tokens):
+    return ((1, tokens.shape[1]),)
+
+
 def decoded(codec, tokens):
     """Tokens of each clip through the codec, one clip after the other."""
-    codes = codec.encode(tokens)
+    codes = codec.encode(tokens, one_grid(tokens))
     return [codec.decode({name: value.unsqueeze(0) for name, value in code.items()})[0] for code in codes]
 
 
 def columns_of(codec, tokens):
-    (code,) = codec.encode(tokens)
+    (code,) = codec.encode(tokens, one_grid(tokens))
     return code
 
 
@@ -39,13 +43,13 @@ class TestRelations:
             assert largest >= mean_square
 
     def test_a_tighter_bound_costs_rank(self):
-        tokens = structured_tokens(noise=0.5)
-        ranks = [TokenRelations(max_error=error).encode(tokens)[0]["code"].shape[1] for error in (0.1, 0.03, 0.01)]
+        tokens = structured_tokens(1, noise=0.5)
+        ranks = [columns_of(TokenRelations(max_error=error), tokens)["code"].shape[1] for error in (0.1, 0.03, 0.01)]
         assert ranks == sorted(ranks) and ranks[0] < ranks[-1]
 
     def test_the_rank_is_each_clips_own(self):
         tokens = torch.cat([structured_tokens(1, rank=2, noise=0.0), structured_tokens(1, rank=30, noise=0.0)])
-        simple, rich = (code["code"].shape[1] for code in TokenRelations().encode(tokens))
+        simple, rich = (code["code"].shape[1] for code in TokenRelations().encode(tokens, one_grid(tokens)))
         assert simple == 4 < rich <= 36  # three directions with the mean, in steps of four
 
     def test_ends_at_the_largest_rank(self):
@@ -112,6 +116,15 @@ class TestRelations:
         assert left_out > 0.08
         assert (cosines - expected).mean().abs() < 0.1 * left_out
 
+    def test_the_mean_of_each_grid_is_kept(self):
+        tokens = structured_tokens(2, tokens=60)
+        for clip, code in zip(tokens, TokenRelations(max_rank=4).encode(tokens, ((4, 5), (8, 5))), strict=True):
+            expected = torch.stack([clip[:20].mean(dim=0), clip[20:].mean(dim=0)])
+            torch.testing.assert_close(code["means"], expected.half())
+
+    def test_tokens_beyond_half_precision_have_finite_means(self):
+        assert columns_of(TokenRelations(), torch.full((1, 4, 3), 1e6))["means"].isfinite().all()
+
     @pytest.mark.parametrize("constants", [{"max_error": 0.0}, {"max_rank": 0}])
     def test_refuses_constants_outside_their_range(self, constants):
         with pytest.raises(ValueError, match=next(iter(constants))):
@@ -131,8 +144,9 @@ class TestPlainTokens:
 @pytest.mark.parametrize("name", CODECS)
 def test_columns_are_as_described(name):
     codec = CODECS[name]()
-    code = columns_of(codec, structured_tokens(1))
+    (code,) = codec.encode(structured_tokens(1), ((4, 5), (8, 5)))
     assert list(code) == list(codec.columns)
-    for column, (dtype, per_token) in codec.columns.items():
-        assert str(code[column].dtype) == f"torch.{dtype}" and len(code[column]) == (60 if per_token else 1)
+    rows = {TOKEN: 60, GRID: 2, CLIP: 1}
+    for column, (dtype, what) in codec.columns.items():
+        assert str(code[column].dtype) == f"torch.{dtype}" and len(code[column]) == rows[what]
     assert codec.to_dict()["name"] == name

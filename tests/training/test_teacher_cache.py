@@ -13,7 +13,13 @@ import torch
 from tiny_runs import OFF, logged, make_arguments, make_model, make_monitor, make_teacher, make_trainer
 
 from hf_emktd.data import AudioVisualCollator, AugmentationArguments
-from hf_emktd.distillation import LiveTeacher, LogitDistillation, MultiStageFeatures
+from hf_emktd.distillation import (
+    ClipRelationDistillation,
+    EntropyMonitoredClipRelations,
+    LiveTeacher,
+    LogitDistillation,
+    MultiStageFeatures,
+)
 from hf_emktd.distillation.token_codes import PlainTokens, TokenRelations, cosine_errors
 from hf_emktd.models.cav_mae import CavMaeProcessor
 from hf_emktd.training import ClipData, DataArguments, build_objectives
@@ -272,11 +278,33 @@ def test_what_it_will_take_is_near_what_it_took(written, data):
     assert max(estimate.errors.values()) <= 0.01
 
 
+def test_relations_between_clips_are_those_of_the_live_teacher(written, data):
+    """Their means are in one basis for all clips, whatever became of the tokens."""
+    cache, live = write(written["relations"], data, TokenRelations()), make_teacher()
+    views = CachedViews(data.train_views(AUGMENTED), cache)
+    batch = SignalCollator()([views[clip, clip % VIEWS] for clip in range(6)])
+    student = make_model(seed=5)
+    output = student(batch["input_values"], batch["pixel_values"], output_tokens=True)
+    objective = EntropyMonitoredClipRelations.for_models(student.config, live.config)
+    objective.calibrate([live(**batch)])
+    cached, expected = (objective(output, teacher(**batch)) for teacher in (cache.teacher(live.config), live))
+    assert list(cached) == ["em_clip_ktd_audio", "em_clip_ktd_visual", "em_clip_ktd_fusion"]
+    for name, part in expected.items():
+        torch.testing.assert_close(cached[name], part, rtol=0.01, atol=0)
+
+
 class TestTrainerRefuses:
     def test_objectives_that_codes_cannot_serve(self, written, data, tmp_path):
         cache = write(written["relations"], data, TokenRelations())
         with pytest.raises(ValueError, match=r"vkd reads the teacher's tokens.* --codec tokens"):
             cached_trainer(tmp_path, cache, data, objective=["em_ktd", "vkd"])
+
+    def test_clips_related_place_by_place_from_relations(self, written, data):
+        cache, config = write(written["relations"], data, TokenRelations()), make_teacher().config
+        cached = cache.teacher(config)
+        cached.check_serves([ClipRelationDistillation.for_models(config, config)])
+        with pytest.raises(ValueError, match=r"clip_ktd reads the teacher's tokens.* --codec tokens"):
+            cached.check_serves([ClipRelationDistillation.for_models(config, config, pooling="flatten")])
 
     def test_entropies_that_were_not_stored(self, data, tmp_path):
         cache = write(tmp_path / "cache", data, PlainTokens(), LiveTeacher(make_model(seed=1)), num_views=1)

@@ -49,6 +49,7 @@ class CachedTeacher(nn.Module):
         return TeacherSignal(
             logits=teacher_signal["logits"].float(),
             tokens={branch: self.codec.decode(columns) for branch, columns in codes.items()},
+            means={branch: columns["means"].float() for branch, columns in codes.items() if "means" in columns},
             grids=self.grids,
             entropies=dict(teacher_signal["entropies"]),
         )

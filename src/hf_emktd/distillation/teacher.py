@@ -41,6 +41,8 @@ class TeacherSignal:
         grids: by branch the grids of `tokens` in their order: [`~distillation.token_grids`] of the teacher's config,
             of the sound those columns alone that the student hears too.
         entropies: by branch, `(batch,)` in nats; empty without a monitor.
+        means: by branch the mean token of each grid, `(batch, grids, width)`, where `tokens` are in another basis for
+            each clip; else they follow from `tokens`.
         labels: of the clips, where they are known before the student sees them: in calibration.
         stage_embeddings, stage_maps: `(batch, frames, width, rows, columns)` of each stage of a picture encoder that
             has stages; `None` of others.
@@ -50,6 +52,7 @@ class TeacherSignal:
     tokens: dict[str, Tensor]
     grids: Grids
     entropies: dict[str, Tensor] = field(default_factory=dict)
+    means: dict[str, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
     stage_embeddings: tuple[Tensor, ...] | None = None
     stage_maps: tuple[Tensor, ...] | None = None

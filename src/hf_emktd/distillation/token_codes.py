@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from .kernels import unit_tokens
+from .token_distillation import Grid, grid_means
 
-# What an objective may read of a teacher: its answers, how the tokens of a clip lie to each other, the tokens
-# themselves, or the stages of a picture encoder.
-READS = LOGITS, RELATIONS, TOKENS, STAGES = ("logits", "relations", "tokens", "stages")
+# What an objective may read of a teacher: its answers, how the tokens of a clip lie to each other, the mean token of
+# each grid, the tokens themselves, or the stages of a picture encoder.
+READS = LOGITS, RELATIONS, MEANS, TOKENS, STAGES = ("logits", "relations", "means", "tokens", "stages")
+# What a column of a code has a row for.
+TOKEN, GRID, CLIP = ("token", "grid", "clip")
 
 RANK_STEP = 4
 # the smaller side of a matrix up to which all its singular values cost no more than the leading ones
@@ -35,21 +38,21 @@ class TokenCodec(ABC):
 
     - **name** (`str`) -- Its key in `CODECS`.
     - **serves** (`tuple[str, ...]`) -- Which of `READS` can be had from its codes.
-    - **columns** (`dict[str, tuple[str, bool]]`) -- By column of a clip's code its dtype, and whether it has a row for
-      each token or a single one.
+    - **columns** (`dict[str, tuple[str, str]]`) -- By column of a clip's code its dtype, and what it has a row for:
+      each `"token"`, each `"grid"` or the `"clip"`. `"means"` is the mean token of each grid, where it is kept.
     """
 
     name: ClassVar[str]
     serves: ClassVar[tuple[str, ...]]
-    columns: ClassVar[Mapping[str, tuple[str, bool]]]
+    columns: ClassVar[Mapping[str, tuple[str, str]]]
 
     @abstractmethod
-    def encode(self, tokens: Tensor) -> list[dict[str, Tensor]]:
-        """Tokens `(batch, tokens, width)` -> for each clip its `columns`, each `(tokens or 1, any)`."""
+    def encode(self, tokens: Tensor, grids: Sequence[Grid]) -> list[dict[str, Tensor]]:
+        """Tokens `(batch, tokens, width)` on `grids` -> for each clip its `columns`, each `(rows, any)`."""
 
     @abstractmethod
     def decode(self, columns: Mapping[str, Tensor]) -> Tensor:
-        """The `columns` of a batch, each `(batch, tokens or 1, any)` -> float32 `(batch, tokens, any)`."""
+        """The `columns` of a batch, each `(batch, rows, any)` -> float32 tokens `(batch, tokens, any)`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Name and constants as plain values."""
@@ -61,12 +64,11 @@ class PlainTokens(TokenCodec):
     """The tokens themselves in float16: two bytes a number, and every objective on tokens is served."""
 
     name = "tokens"
-    serves = (LOGITS, RELATIONS, TOKENS)
-    columns: ClassVar[Mapping[str, tuple[str, bool]]] = {"tokens": ("float16", True)}
+    serves = (LOGITS, RELATIONS, MEANS, TOKENS)
+    columns: ClassVar[Mapping[str, tuple[str, str]]] = {"tokens": ("float16", TOKEN)}
 
-    def encode(self, tokens: Tensor) -> list[dict[str, Tensor]]:
-        largest = torch.finfo(torch.float16).max
-        return [{"tokens": clip} for clip in tokens.clamp(-largest, largest).half()]
+    def encode(self, tokens: Tensor, grids: Sequence[Grid]) -> list[dict[str, Tensor]]:
+        return [{"tokens": clip} for clip in _halved(tokens)]
 
     def decode(self, columns: Mapping[str, Tensor]) -> Tensor:
         return columns["tokens"].float()
@@ -80,7 +82,8 @@ class TokenRelations(TokenCodec):
 
     Stored are the rows of \\(U_r S_r\\) of the singular value decomposition of the unit tokens, whose Gram matrix is
     the nearest of its rank to theirs, each column in int8 with a scale; by token the length of what these rows leave
-    out, and its own length, so that tokens can still be pooled. What is left out of a token is nearly orthogonal to
+    out, and its own length, so that tokens can still be pooled; and, in half precision, the mean token of each grid,
+    which is all that relations between clips need. What is left out of a token is nearly orthogonal to
     what is left out of another, so decoded tokens get it back along directions of their own, as far apart as
     `OWN_DIRECTIONS` dimensions allow. Without, unit rows would be more alike than the tokens: on a trained teacher of
     the touchtone miniature, at rank 8, the loss would change by 5.5 % instead of 0.5 %.
@@ -98,12 +101,13 @@ class TokenRelations(TokenCodec):
     """
 
     name = "relations"
-    serves = (LOGITS, RELATIONS)
-    columns: ClassVar[Mapping[str, tuple[str, bool]]] = {
-        "code": ("int8", True),
-        "scale": ("float32", False),
-        "rest": ("uint8", True),
-        "length": ("float16", True),
+    serves = (LOGITS, RELATIONS, MEANS)
+    columns: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "code": ("int8", TOKEN),
+        "scale": ("float32", CLIP),
+        "rest": ("uint8", TOKEN),
+        "length": ("float16", TOKEN),
+        "means": ("float16", GRID),
     }
 
     max_error: float = 0.01
@@ -115,14 +119,15 @@ class TokenRelations(TokenCodec):
         if self.max_rank < RANK_STEP:
             raise ValueError(f"max_rank must be at least {RANK_STEP}, got {self.max_rank}.")
 
-    def encode(self, tokens: Tensor) -> list[dict[str, Tensor]]:
+    def encode(self, tokens: Tensor, grids: Sequence[Grid]) -> list[dict[str, Tensor]]:
         tokens = tokens.float()
-        lengths = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
-        lengths = lengths.clamp(max=torch.finfo(torch.float16).max).half()
+        lengths = _halved(torch.linalg.vector_norm(tokens, dim=-1, keepdim=True))
+        means = _halved(grid_means(tokens, grids))
         unit = unit_tokens(tokens)
         factors = _leading_factors(unit, self.max_rank)
         return [
-            self._shortest(*clip) | {"length": length} for *clip, length in zip(unit, factors, lengths, strict=True)
+            self._shortest(unit[clip], factors[clip]) | {"length": lengths[clip], "means": means[clip]}
+            for clip in range(len(tokens))
         ]
 
     def decode(self, columns: Mapping[str, Tensor]) -> Tensor:
@@ -139,6 +144,12 @@ class TokenRelations(TokenCodec):
             if difference.square().mean().sqrt() <= self.max_error:
                 break
         return {"code": code, "scale": scale, "rest": rest}
+
+
+def _halved(numbers: Tensor) -> Tensor:
+    """In half precision; what is too large for it becomes its largest number."""
+    largest = torch.finfo(torch.float16).max
+    return numbers.clamp(-largest, largest).half()
 
 
 def cosine_errors(tokens: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:

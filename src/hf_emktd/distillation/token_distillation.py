@@ -123,6 +123,23 @@ def pool_branch(branch: str, tokens: Tensor, grids_from: Grids, grids_to: Grids)
     return torch.cat(pooled, dim=1)
 
 
+def grid_means(tokens: Tensor, grids: Sequence[Grid]) -> Tensor:
+    """The mean token of each grid, from tokens `(batch, tokens, width)`: `(batch, grids, width)`, at least float32."""
+    slices = at_least_float32(tokens).split([rows * columns for rows, columns in grids], dim=1)
+    return torch.stack([part.mean(dim=1) for part in slices], dim=1)
+
+
+def mean_of_branch(branch: str, means: Tensor, grids_from: Grids, grids_to: Grids) -> Tensor:
+    """
+    The mean `(batch, width)` of a branch's tokens, from the [`grid_means`] `(batch, grids, width)` of `grids_from`:
+    of the modalities of `grids_to` alone, a grid counting as many tokens as it has there.
+    """
+    kept, targets = _kept_slices(branch, grids_from, grids_to), grids_to[branch]
+    _check_slices(branch, kept, targets)
+    counts = means.new_tensor([rows * columns for rows, columns in targets])
+    return torch.einsum("bgw,g->bw", means[:, kept], counts / counts.sum())
+
+
 def check_branch_pools(branch: str, grids_from: Grids, grids_to: Grids) -> None:
     """
     Raises `ValueError` unless [`pool_branch`] can pool: both sides have equally many slices and every slice of

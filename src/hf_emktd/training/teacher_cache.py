@@ -22,7 +22,7 @@ from ..data.features import input_parameters
 from ..distillation.cached_teacher import CachedTeacher
 from ..distillation.entropy_monitor import EntropyMonitor
 from ..distillation.teacher import fingerprint
-from ..distillation.token_codes import CODECS, TokenCodec
+from ..distillation.token_codes import CLIP, CODECS, GRID, TOKEN, TokenCodec
 from ..distillation.token_distillation import BRANCHES
 from ..hub.distillation_summary import write_whole
 from ..whole_files import sha256_of
@@ -31,7 +31,7 @@ from .views import ClipViews
 
 MANIFEST_NAME = "teacher_cache.json"
 SHARDS_FOLDER = "signals"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # What no cache has: one that says so would have lists and arrays of these sizes made.
 MAX_SIZE, MAX_SHARDS = 2**31, 10**6
 # deviations of the cosines between a clip's tokens: the largest, and the root of the mean square
@@ -133,8 +133,10 @@ class CacheManifest:
     def has_entropies(self) -> bool:
         return self.source["monitor"] is not None
 
-    def num_tokens(self, branch: str) -> int:
-        return sum(rows * columns for rows, columns in self.grids[branch])
+    def num_rows(self, branch: str, what: str) -> int:
+        """Of a code's column that has a row for each token, grid or clip."""
+        grids = self.grids[branch]
+        return {TOKEN: sum(rows * columns for rows, columns in grids), GRID: len(grids), CLIP: 1}[what]
 
     @property
     def num_bytes(self) -> int:
@@ -253,8 +255,8 @@ class TeacherCache:
         if set(widths.values()) != {math.prod(manifest.logits)}:
             raise ValueError(f"logits of {widths['min']} to {widths['max']} numbers for {manifest.logits}")
         for branch in manifest.grids:
-            for name, (dtype, per_token) in self.codec.columns.items():
-                row = np.dtype(dtype).itemsize * (manifest.num_tokens(branch) if per_token else 1)
+            for name, (dtype, what) in self.codec.columns.items():
+                row = np.dtype(dtype).itemsize * manifest.num_rows(branch, what)
                 sizes = pc.unique(pc.binary_length(table[f"{branch}_{name}"])).to_numpy(zero_copy_only=False)
                 if (sizes % row).any() or not sizes.all():
                     raise ValueError(f"{branch}_{name} does not have {row} bytes, or a multiple, in each row")
@@ -295,21 +297,21 @@ class TeacherCache:
         logits = table["logits"].combine_chunks().flatten().to_numpy().reshape(len(index), *self.manifest.logits)
         signals: list[dict[str, Any]] = [{"logits": row, "entropies": {}, "codes": {}} for row in logits]
         for branch in self.manifest.grids:
-            self._add_branch(signals, table, branch, self.manifest.num_tokens(branch))
+            self._add_branch(signals, table, branch)
         return signals
 
     def batch(self, clips: Sequence[int], views: Sequence[int]) -> dict[str, Any]:
         """The `teacher_signal` of a batch."""
         return stack_signals(self.signals(clips, views))
 
-    def _add_branch(self, signals: list[dict[str, Any]], table: pa.Table, branch: str, tokens: int) -> None:
+    def _add_branch(self, signals: list[dict[str, Any]], table: pa.Table, branch: str) -> None:
         if self.manifest.has_entropies:
             for signal, entropy in zip(signals, table[f"{branch}_entropy"].to_numpy(), strict=True):
                 signal["entropies"][branch] = entropy
-        for name, (dtype, per_token) in self.codec.columns.items():
+        for name, (dtype, what) in self.codec.columns.items():
+            rows = self.manifest.num_rows(branch, what)
             for signal, cell in zip(signals, _cells(table[f"{branch}_{name}"]), strict=True):
-                values = cell.view(dtype).reshape(tokens if per_token else 1, -1)
-                signal["codes"].setdefault(branch, {})[name] = values
+                signal["codes"].setdefault(branch, {})[name] = cell.view(dtype).reshape(rows, -1)
 
 
 def _cause(error: Exception) -> str:

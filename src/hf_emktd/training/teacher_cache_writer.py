@@ -299,7 +299,7 @@ def _encoded(signal: TeacherSignal, codec: TokenCodec) -> Iterator[tuple[str, It
     for branch, entropies in signal.entropies.items():
         yield f"{branch}_entropy", entropies.float().cpu().tolist()
     for branch, tokens in signal.tokens.items():
-        codes = codec.encode(tokens)
+        codes = codec.encode(tokens, signal.grids[branch])
         for name in codec.columns:
             yield f"{branch}_{name}", [code[name].cpu().numpy().tobytes() for code in codes]
         errors = [_errors(codec, clip, code) for clip, code in zip(tokens, codes, strict=True)]
@@ -314,7 +314,8 @@ def _errors(codec: TokenCodec, tokens: Tensor, code: Mapping[str, Tensor]) -> tu
 
 def _write_table(rows: Rows, manifest: CacheManifest, file: Path | io.BytesIO) -> None:
     table: pa.Table = datasets.Dataset.from_dict(rows, features=manifest.features()).data.table
-    pq.write_table(table, file, row_group_size=ROW_GROUP, compression="zstd")
+    # least and largest values of what is only bytes would be kept with every group of rows
+    pq.write_table(table, file, row_group_size=ROW_GROUP, compression="zstd", write_statistics=False)
 
 
 def _write_shard(folder: Path, shard: Shard, rows: Rows, manifest: CacheManifest) -> None:

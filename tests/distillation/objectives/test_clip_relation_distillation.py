@@ -133,6 +133,15 @@ def test_larger_teacher_is_pooled(pooling, student_grids, make_tokens, make_sign
     torch.testing.assert_close(parts["clip_ktd_visual"], expected)
 
 
+def test_a_student_without_sound_is_compared_with_the_pictures_mean(make_tokens, make_signal, make_output):
+    signal, grids = make_signal(seed=1), {"visual": ((4, 4),), "fusion": ((4, 4),)}
+    student = {"audio": None, "visual": None, "fusion": make_tokens()["visual"]}
+    objective = ClipRelationDistillation(grids, scale="none", branches=("fusion",))
+    parts = objective(make_output(student), signal)
+    expected = audio_loss(make_output, student["fusion"], signal.tokens["fusion"][:, -16:], {"audio": ((4, 4),)})
+    torch.testing.assert_close(parts["clip_ktd_fusion"], expected)
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_gradient_equals_finite_differences(name, pair, make_output):
     student, teacher = pair[0][:3].requires_grad_(), pair[1][:3]

@@ -29,7 +29,8 @@ class DistillationObjective(nn.Module, ABC):
     - **citation** (`str`) -- BibTeX for the model card.
     - **reads** (`str`) -- The most it reads of the teacher, which decides the teacher caches that can serve it:
       `"logits"`; `"relations"`, how tokens of one clip lie to each other and how long they are, in any basis;
-      `"tokens"`, also beside another clip's or projected; `"stages"` of a picture encoder.
+      `"means"`, the mean token of each grid; `"tokens"`, also beside another clip's or projected; `"stages"`
+      of a picture encoder.
     - **requires_tokens** (`bool`) -- Whether the student must return its tokens.
     - **requires_entropies** (`bool`) -- Whether the teacher needs an entropy monitor.
     - **calibration_clips** (`int`) -- Least number of clips that `calibrate` wants to see.

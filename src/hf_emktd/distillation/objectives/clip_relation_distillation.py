@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ..gathering import gathered
 from ..kernels import TokenKernel, unit_tokens
 from ..teacher import TeacherSignal
+from ..token_codes import MEANS, TOKENS
 from ..token_distillation import BRANCHES, Grids
 from .kernel_objective import KernelObjective
 from .kernelized_token_distillation import KernelizedTokenDistillation
@@ -54,6 +55,7 @@ class ClipRelationDistillation(KernelObjective):
     name = "clip_ktd"
     compares = "pairs of clips of the batch, by a kernel on pooled tokens"
     source = "this library"
+    reads = MEANS
     citation = KernelizedTokenDistillation.citation
 
     def __init__(
@@ -70,13 +72,14 @@ class ClipRelationDistillation(KernelObjective):
         if pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {pooling!r}; known are {', '.join(POOLINGS)}.")
         self.pooling = pooling
+        self.reads = MEANS if pooling == "mean" else TOKENS
 
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {"pooling": self.pooling}
 
     def _branch_loss(self, branch: str, student_tokens: Tensor, teacher_signal: TeacherSignal) -> Tensor:
-        teacher_tokens = self._pooled_teacher_tokens(branch, teacher_signal)
-        teacher, student = (self._relations(gathered(self._pooled(x))) for x in (teacher_tokens, student_tokens))
+        vectors = (self._teacher_vectors(branch, teacher_signal), self._vectors(student_tokens))
+        teacher, student = (self._relations(gathered(clips)) for clips in vectors)
         losses = F.huber_loss(student, teacher, reduction="none", delta=self.delta)
         weights = self.branch_weights(teacher_signal).get(branch)
         if weights is not None:
@@ -85,14 +88,19 @@ class ClipRelationDistillation(KernelObjective):
         return self._scaled(branch, losses.sum() / max(losses.numel(), 1))
 
     def _spread_sample(self, branch: str, teacher_signal: TeacherSignal) -> Tensor:
-        return self._relations(self._pooled(self._pooled_teacher_tokens(branch, teacher_signal)))
+        return self._relations(self._teacher_vectors(branch, teacher_signal))
 
     def _spread_of(self, samples: Tensor) -> Tensor:
         if not len(samples):
             raise ValueError("calibrate got signals of one clip each; relations between clips need batches of two.")
         return F.huber_loss(samples, samples.mean().expand_as(samples), delta=self.delta)
 
-    def _pooled(self, tokens: Tensor) -> Tensor:
+    def _teacher_vectors(self, branch: str, teacher_signal: TeacherSignal) -> Tensor:
+        if self.pooling == "mean":
+            return self._mean_teacher_token(branch, teacher_signal)
+        return self._vectors(self._pooled_teacher_tokens(branch, teacher_signal))
+
+    def _vectors(self, tokens: Tensor) -> Tensor:
         """`(batch, tokens, width)` -> one vector per clip."""
         return tokens.mean(dim=1) if self.pooling == "mean" else tokens.flatten(1)
 

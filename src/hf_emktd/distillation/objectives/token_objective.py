@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput
 
 from ..kernels import at_least_float32, autocast_disabled
 from ..teacher import TeacherSignal
-from ..token_distillation import BRANCHES, Grids, pool_branch, token_grids
+from ..token_distillation import BRANCHES, Grids, grid_means, mean_of_branch, pool_branch, token_grids
 from .base import DistillationObjective, check_weight
 
 
@@ -108,6 +108,13 @@ class GridObjective(TokenObjective):
     def _pooled_teacher_tokens(self, branch: str, teacher_signal: TeacherSignal) -> Tensor:
         tokens = self._teacher_tokens(branch, teacher_signal)
         return pool_branch(branch, tokens, teacher_signal.grids, self.student_grids)
+
+    def _mean_teacher_token(self, branch: str, teacher_signal: TeacherSignal) -> Tensor:
+        """`(batch, width)`: the mean over the student's grids, without their pooled tokens."""
+        means, grids = teacher_signal.means.get(branch), teacher_signal.grids
+        if means is None:
+            means = grid_means(self._teacher_tokens(branch, teacher_signal), grids[branch])
+        return mean_of_branch(branch, means, grids, self.student_grids)
 
 
 def _check_grids(student_grids: Grids, branches: Sequence[str]) -> None:
