@@ -8,9 +8,9 @@
         --output_dir runs/benchmark
 
 Options that are not listed below, and those after `--`, go to distill.py for every row. With `--tune` each row's
-weight is first chosen on the validation split, one seed, from the same grid for all: times 0.1, 1 and 10 its default; of
-EM-KTD + EM-clip-KTD both weights, in the nine combinations.
-The weight of logit distillation is chosen before all others, and every "+ KD" row has it.
+weight is first chosen on the validation split, one seed, from the same grid for all: times 0.1, 1 and 10 its default;
+of EM-KTD + EM-clip-KTD both weights, in the nine combinations. The weight of logit distillation is chosen before all
+others, and every "+ KD" row has it.
 
 `--teacher_cache DIR` (of cache_teacher.py) spares the teacher's forward pass in every row whose objectives the cache
 serves; the others run beside the teacher, which is said.

@@ -80,8 +80,9 @@ class CacheArguments:
     codec: str = field(
         default=TokenRelations.name,
         metadata={
-            "help": "What is kept of the tokens: 'relations', how those of a clip lie to each other and their mean, which "
-            "serves KTD, EM-KTD and the same between clips; 'tokens', all of them in half precision, which serves every objective but those on stages."
+            "help": "What is kept of the tokens: 'relations', how those of a clip lie to each other and their mean, "
+            "which serves KTD, EM-KTD and the same between clips; 'tokens', all of them in half precision, which "
+            "serves every objective but those on stages."
         },
     )
     max_error: float = field(
