@@ -156,11 +156,11 @@ class Operations(TorchDispatchMode):
 
 
 def test_no_gram_matrix_is_kept():
-    student, teacher = random_tokens(2, 2000, 4).requires_grad_(), random_tokens(2, 2000, 8)
+    student, teacher = random_tokens(2, 3000, 4).requires_grad_(), random_tokens(2, 3000, 8)
     with Operations() as operations:
         token_distillation_loss(student, teacher, TokenKernel("linear"), 0.1).sum().backward()
         gram_spread(teacher, TokenKernel())
-    assert operations.entries <= 3 * fused_token_distillation.CACHE_ENTRIES < 2000**2 / 4
+    assert operations.entries <= 2 * 3 * fused_token_distillation.CACHE_ENTRIES < 3000**2 / 4
 
 
 @pytest.mark.parametrize(("count", "side"), [(23, 5), (23, 1), (1, 4), (64, 16), (7, 7)])

@@ -119,7 +119,7 @@ def sum_over_gram(tokens: Tensor, kernel: TokenKernel, term: Callable[[Tensor, s
     tokens = at_least_float32(tokens)
     batch, count, _ = tokens.shape
     clips, side = clips_at_a_time(tokens), block_side(count, tokens.device)
-    memory = tokens.new_empty(clips * side * side)
+    memory = tokens.new_empty(min(clips, batch) * side * side)
     sums = []
     for start in range(0, batch, clips):
         chunk = slice(start, start + clips)
@@ -161,8 +161,12 @@ def block_side(count: int, device: torch.device) -> int:
 
 
 def clips_at_a_time(tokens: Tensor) -> int:
-    """How many clips are compared together: one, or as many as fill a block."""
-    return max(1, _entries(tokens.device) // tokens.shape[1] ** 2)
+    """
+    How many clips are compared together: as many as fill a block, and on a processor at least two for each thread,
+    since threads that share one clip's blocks wait for each other at every operation.
+    """
+    least = 2 * torch.get_num_threads() if tokens.device.type == "cpu" else 1
+    return max(least, _entries(tokens.device) // tokens.shape[1] ** 2)
 
 
 def _entries(device: torch.device) -> int:
