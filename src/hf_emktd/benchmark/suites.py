@@ -77,6 +77,12 @@ BOTH_KD = Row(
     f"em_ktd.weight{TIMES}em_clip_ktd.weight",
     follows={"kd.weight": KD.name},
 )
+BOTH_UNMONITORED_KD = Row(
+    "KTD + Clip-KTD + KD",
+    ("ktd", "clip_ktd", "kd"),
+    f"ktd.weight{TIMES}clip_ktd.weight",
+    follows={"kd.weight": KD.name},
+)
 SPKD_KD = _with_kd("SPKD", "spkd", paper="55.6 / 56.1 / 96.6")
 PUBLISHED = (
     _with_kd("AT", "at", paper="56.6 / 56.9 / 96.8"),
@@ -84,7 +90,7 @@ PUBLISHED = (
     _with_kd("MTST", "mtst", paper="57.6 / 58.5 / 97.0"),
     _with_kd("VkD", "vkd"),
 )
-OURS = (_with_kd("Clip-KTD", "clip_ktd"), CLIPS_KD, BOTH_KD, _with_kd("Manifold", "manifold"))
+OURS = (_with_kd("Clip-KTD", "clip_ktd"), CLIPS_KD, BOTH_KD, BOTH_UNMONITORED_KD, _with_kd("Manifold", "manifold"))
 RELATIVES = (
     KD,
     _alone("NKD", "nkd"),
