@@ -18,7 +18,7 @@ test: $(STAMP)
 
 # The long parts of docs/reliability.md, of which `make test` runs a sample.
 torture: $(STAMP)
-	$(VENV)/bin/pytest -m torture --dist loadfile -n 2
+	$(VENV)/bin/pytest -m torture --timeout 1800 --dist loadfile -n 2
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check --fix .

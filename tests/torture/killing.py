@@ -93,7 +93,9 @@ class Killer:
 def wait_for_change(folder: Path, process: BaseProcess) -> None:
     """Returns when a file or folder below `folder` has come, gone or been written, or the process has ended."""
     before = _state_of(folder)
+    until = time.monotonic() + LONGEST_SECONDS
     while process.is_alive() and _state_of(folder) == before:
+        assert time.monotonic() < until, f"hangs for {LONGEST_SECONDS} s"
         time.sleep(0.002)
 
 
