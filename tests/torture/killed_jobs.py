@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import runpy
 import sys
 import time
@@ -10,7 +11,6 @@ from pathlib import Path
 import datasets
 import torch
 from huggingface_hub import close_session, constants
-from killing import CONTEXT
 from tiny_runs import make_model, make_monitor
 from transformers.utils import hub as transformers_hub
 
@@ -111,7 +111,7 @@ class CountedExtraction:
 def benchmark(cache: Path, teacher: Path, table: Path, folder: Path) -> None:
     datasets.config.HF_DATASETS_CACHE = cache
     executor = Executor(1, print)
-    executor.context = CONTEXT
+    executor.context = multiprocessing.get_context("fork")  # this process computes nothing
     options = ["--num_train_epochs", "1", "--per_device_train_batch_size", "4", *QUIET]
     runs = Benchmark(
         folder,

@@ -13,14 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
+from multiprocessing.context import BaseContext
+from multiprocessing.forkserver import _forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
-# forked: this process has imported everything, which takes longer than the jobs
-CONTEXT = multiprocessing.get_context("fork")
-tqdm.monitor_interval = 0  # no thread while others are forked
+from hf_emktd.benchmark.execution import PRELOADED
+
 LONGEST_SECONDS = 300
 SHORTLY = 0.1
 
@@ -39,6 +42,7 @@ class Killer:
     """
 
     def __init__(self, log: Path, seed: int = 0) -> None:
+        self.context = nursery()
         self.log = log
         self.random = random.Random(seed)
         self.kills = 0
@@ -73,10 +77,8 @@ class Killer:
         return most
 
     def start(self, job: Job) -> BaseProcess:
-        process = CONTEXT.Process(target=_alone, args=(job, self.log))
+        process = self.context.Process(target=_alone, args=(job, self.log))
         process.start()
-        with contextlib.suppress(OSError):  # the child does it too: whoever comes first
-            os.setpgid(process.pid, process.pid)
         return process
 
     def wait(self, process: BaseProcess) -> int | None:
@@ -108,18 +110,33 @@ def _state_of(folder: Path) -> set[tuple[str, int]]:
 
 
 def kill_all(process: BaseProcess) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
+    for kill in (os.killpg, os.kill):  # before the process has begun it has no group
+        with contextlib.suppress(ProcessLookupError):
+            kill(process.pid, signal.SIGKILL)
     process.join()
+
+
+@cache
+def nursery() -> BaseContext:
+    """
+    Forks jobs from a process that has imported what takes longer than they do, and has computed nothing: torch's
+    threads do not survive a fork.
+    """
+    _forkserver._stop()  # another test's, which has imported other things
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED, "hf_emktd.export"])
+    return context
 
 
 def _alone(job: Job, log: Path) -> None:
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
+    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
-    # pytest has put others in their place
+    # what is written is read while the job runs
     sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
     tqdm.set_lock(threading.RLock())  # the usual one is shared: a killed job that has it keeps it
     logging.basicConfig(level=logging.WARNING, force=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import killed_jobs
 import pytest
 from killed_jobs import make_teacher
-from killing import Killer, wait_for_change
+from killing import Killer, kill_all, wait_for_change
 from test_kills import CheckedRun, assert_distilled_alike, contents
 from tiny_runs import make_table
 
@@ -181,8 +181,7 @@ def test_clocks_that_were_wrong(killer, distil, table, tmp_path, year):
         process = killer.start(distil(folder))
         process.join(seconds * (kill + 1) / 4)
         if process.is_alive():
-            os.killpg(process.pid, signal.SIGKILL)
-            process.join()
+            kill_all(process)
         for path in [*folder.rglob("*"), *(tmp_path / "cache").rglob("*"), *table.parent.iterdir()]:
             os.utime(path, (then, then))
     killer.run(distil(folder))
