@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,6 +35,16 @@ def test_models_are_loaded_or_refused(original, tmp_path):
     names = ["config.json", "processor_config.json", "model.safetensors"]
     outcomes = try_edits(original, names, lambda folder: load_model(str(folder)), EVERY, tmp_path / "work")
     assert outcomes["refused"] > outcomes["loaded"] > 0
+
+
+def test_an_auto_map_that_names_nothing(original, tmp_path):
+    """Of all edits the only one that ended in another exception: transformers takes the first of no entries."""
+    folder = shutil.copytree(original, tmp_path / "work")
+    config = json.loads((folder / "processor_config.json").read_text())
+    config["image_processor"]["auto_map"]["AutoImageProcessor"] = {}
+    (folder / "processor_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"no model this library can load: .*StopIteration"):
+        load_model(str(folder))
 
 
 def test_monitors_are_loaded_or_refused(original, tmp_path):

@@ -21,7 +21,7 @@ from .hub_models import NoSuchModelError, check_download, has_file, where_from
 MONITOR_FOLDER = "entropy_monitor"
 # What the libraries below raise for files that are damaged, or were edited.
 LOAD_ERRORS = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-LOAD_ERRORS += (SafetensorError, StrictDataclassError)
+LOAD_ERRORS += (SafetensorError, StopIteration, StrictDataclassError)
 # Weights are safetensors, and no code that comes with them is run.
 SAFELY = {"use_safetensors": True, "trust_remote_code": False}
 
