@@ -230,7 +230,8 @@ def prepare(options: Options) -> Job:
     augmentation = augmentation_for(teacher.config, [options.augmentation, options.scene_augmentation])
     config = build_student_config(teacher.config, models.student, models.student_fields, models.student_modalities)
     config = derive_config(config, {"training_data": options.data.to_config(published=args.push_to_hub)})
-    objectives = build_objectives(args, config, teacher.config)
+    from_scratch = models.student_init != INHERIT and not has_weights(models.student)
+    objectives = build_objectives(args, config, teacher.config, from_scratch=from_scratch)
     check_parts(config, [*args.freeze, *(models.inherit or [])])
     check_modalities(options.evaluation, config, teacher.config)
     if models.student_init == INHERIT:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from tiny_runs import make_arguments, make_model
 
 from hf_emktd.distillation import EntropyMonitoredDistillation, LogitDistillation, MaskLogitDistillation
-from hf_emktd.training import build_objectives
+from hf_emktd.training import DistillationArguments, build_objectives
+from hf_emktd.training.command_line import parse_arguments
 
 FRAMES = {"audio": ((4, 6),) * 2, "visual": ((7, 7),) * 2, "fusion": ((14, 14),) * 2}
 
@@ -21,13 +23,43 @@ FRAMES = {"audio": ((4, 6),) * 2, "visual": ((7, 7),) * 2, "fusion": ((14, 14),)
     ],
 )
 def test_kd_is_that_of_the_task(tmp_path, task, kind, temperature):
-    args = make_arguments(tmp_path, kd_weight=0.5, kd_temperature=2.0)
+    args = make_arguments(tmp_path, objective=["em_ktd", "kd"], kd_weight=0.5, kd_temperature=2.0)
     config = SimpleNamespace(task=task, branch_grids=FRAMES)
     em_ktd, kd = build_objectives(args, config, config)
     assert type(em_ktd) is EntropyMonitoredDistillation and em_ktd.student_grids == FRAMES
     assert type(kd) is kind and (kd.weight, kd.temperature) == (0.5, 2.0)
     args.kd_temperature = None
     assert build_objectives(args, config, config)[1].temperature == temperature
+
+
+@pytest.mark.parametrize(
+    ("task", "from_scratch", "weight"),
+    [
+        ("audio-visual-classification", True, 10.0),
+        ("audio-visual-classification", False, 1.0),
+        ("audio-visual-segmentation", True, 1.0),
+    ],
+)
+def test_weights_that_are_not_given(tmp_path, task, from_scratch, weight):
+    config, names = SimpleNamespace(task=task, branch_grids=FRAMES), ["em_ktd", "em_clip_ktd", "kd", "em_kd"]
+    args = DistillationArguments(str(tmp_path), use_cpu=True, objective=names)
+    objectives = build_objectives(args, config, config, from_scratch=from_scratch)
+    assert [objective.weight for objective in objectives] == [weight] * 4
+
+
+def test_relations_between_clips_have_a_weight_of_their_own(tmp_path):
+    args = make_arguments(tmp_path, objective=["ktd", "clip_ktd", "em_clip_ktd"], ktd_weight=2.0, clip_ktd_weight=3.0)
+    config = make_model().config
+    assert [objective.weight for objective in build_objectives(args, config, config)] == [2.0, 3.0, 3.0]
+
+
+def test_the_papers_recipe():
+    recipe = Path(__file__).parents[2] / "scripts" / "recipes" / "paper.yaml"
+    (args,) = parse_arguments((DistillationArguments,), None, ["--config", str(recipe), "--use_cpu"])
+    config = make_model().config
+    em_ktd, kd = build_objectives(args, config, config)
+    assert (em_ktd.name, em_ktd.weight, em_ktd.scale) == ("em_ktd", 666.0, "none")
+    assert (kd.name, kd.weight) == ("kd", 1.0)
 
 
 @pytest.mark.parametrize("modality", ["audio", "visual"])

@@ -127,10 +127,11 @@ class DistillationArguments(AudioVisualTrainingArguments):
     """
     Options of [`EMKTDTrainer`]: which objectives are summed with the task loss, and their constants.
 
-    Defaults are the paper's (Huber threshold 1, RBF kernel with gamma 0.5) where it states them. Its distillation
-    weights (333 for KTD + KD, 666 for EM-KTD + KD, 12 on AVSBench) belong to its scale of data and widths:
-    `--ktd_scale none --ktd_weight 666` restores them. The default divides each branch by the spread of the teacher's
-    own Gram matrices, so that a weight means the same for every kernel, width and data set.
+    Objectives and constants are the paper's (EM-KTD + KD, Huber threshold 1, RBF kernel with gamma 0.5) where it
+    states them. Its weights (333 for KTD + KD, 666 for EM-KTD + KD, 12 on AVSBench) belong to its scale of data and
+    widths: `--config scripts/recipes/paper.yaml` restores them. The default divides each branch by the spread of the
+    teacher's own Gram matrices, so that a weight means the same for every kernel, width and data set, and takes the
+    weights that docs/results.md supports.
 
     Raises:
         ValueError: for an unknown objective, kernel or branch, or a constant outside its range.
@@ -145,14 +146,33 @@ class DistillationArguments(AudioVisualTrainingArguments):
         metadata={"help": "NAME.FIELD=VALUE for options without a flag: at.weight=100 mtst.temperature=0.2."},
     )
     task_weight: float = field(default=1.0, metadata={"help": "Weight of the loss on the labels."})
-    kd_weight: float = field(default=1.0, metadata={"help": "Weight of logit distillation. Not given in the paper."})
+    kd_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of logit distillation; by default 10 for events and a student from scratch, else 1. Not "
+            "given in the paper."
+        },
+    )
     kd_temperature: float | None = field(
         default=None,
         metadata={
             "help": "Temperature of logit distillation; by default 4 for events, 1 for masks. Not in the paper."
         },
     )
-    ktd_weight: float = field(default=1.0, metadata={"help": "Weight of token distillation, in units of ktd_scale."})
+    ktd_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of ktd and em_ktd, in units of ktd_scale; by default 10 for events and a student from "
+            "scratch, else 1. In the paper 333, 666 and, for masks, 12 without a scale."
+        },
+    )
+    clip_ktd_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of clip_ktd and em_clip_ktd, in units of ktd_scale; by default 10 for events and a "
+            "student from scratch, else 1. Not in the paper."
+        },
+    )
     ktd_scale: str = field(
         default="teacher_spread",
         metadata={

@@ -17,14 +17,24 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 ALL_OBJECTIVES = list(dict.fromkeys(name for known in OBJECTIVES_OF_TASK.values() for name in known))
+# what docs/results.md supports; the paper's are in scripts/recipes/paper.yaml
+WEIGHT_FROM_SCRATCH = {"audio-visual-classification": 10.0, "audio-visual-segmentation": 1.0}
+WEIGHT_OF_STARTED = 1.0
 
 
 def build_objectives(
-    args: DistillationArguments, student_config: PreTrainedConfig, teacher_config: PreTrainedConfig
+    args: DistillationArguments,
+    student_config: PreTrainedConfig,
+    teacher_config: PreTrainedConfig,
+    *,
+    from_scratch: bool = True,
 ) -> list[DistillationObjective]:
     """
     Objectives named by `args.objective`, in that order, for this pair of models; the student's task says which class a
     name means: "kd" compares masks in segmentation. Of `args.branches` those that a model lacks are left out.
+
+    Args:
+        from_scratch: whether the student's own weights are random; decides on those of objectives that are not given.
 
     Raises:
         ValueError: if an objective does not exist for the task or the pair, a constant is outside its range, an option
@@ -37,7 +47,11 @@ def build_objectives(
             f"{', '.join(strangers)} does not exist for {student_config.task}; known: {', '.join(known)}."
         )
     own = parse_objective_options(args.objective_options, args.objective)
-    return [_build(known[name], args, own[name], student_config, teacher_config) for name in args.objective]
+    weight = WEIGHT_FROM_SCRATCH[student_config.task] if from_scratch else WEIGHT_OF_STARTED
+    named = {name: _named_options(name, args, weight) for name in own}
+    return [
+        _build(known[name], args, named[name] | own[name], student_config, teacher_config) for name in args.objective
+    ]
 
 
 def option_names(objective: type[DistillationObjective]) -> list[str]:
@@ -90,7 +104,7 @@ def _build(
     if "branches" in known:
         options["branches"] = _branches(objective, args, student_config, teacher_config)
     try:
-        return objective.for_models(student_config, teacher_config, **options | _named_options(objective, args) | own)
+        return objective.for_models(student_config, teacher_config, **options | own)
     except TypeError as error:  # a text where a number belongs
         raise ValueError(f"objective_options: {objective.name}: {error}") from error
 
@@ -129,12 +143,13 @@ def _branches(
     return branches
 
 
-def _named_options(objective: type[DistillationObjective], args: DistillationArguments) -> dict[str, Any]:
-    """Options of the main objectives, which have flags of their own."""
-    if objective.name in ("ktd", "em_ktd"):
-        return {"weight": args.ktd_weight}
-    if objective.name not in ("kd", "em_kd"):
+def _named_options(objective: str, args: DistillationArguments, weight: float) -> dict[str, Any]:
+    """Options of the main objectives, which have flags of their own; `weight` where none is given."""
+    weights = {"kd": args.kd_weight, "ktd": args.ktd_weight, "clip_ktd": args.clip_ktd_weight}
+    family = objective.removeprefix("em_")
+    if family not in weights:
         return {}
-    # classes and masks have different defaults
-    temperature = {} if args.kd_temperature is None else {"temperature": args.kd_temperature}
-    return {"weight": args.kd_weight, **temperature}
+    options = {"weight": weight if weights[family] is None else weights[family]}
+    if family == "kd" and args.kd_temperature is not None:  # classes and masks have different defaults
+        options["temperature"] = args.kd_temperature
+    return options
