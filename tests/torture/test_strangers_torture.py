@@ -46,6 +46,7 @@ def model_folder(tmp_path) -> Path:
 
 def told(name: str, outcomes: dict[str, int]) -> None:
     print(f"{name}: {sum(outcomes.values()):,} edits, {outcomes}")
+    assert all(outcomes.values()), "edits of only one kind"
 
 
 def test_models(model_folder, tmp_path):

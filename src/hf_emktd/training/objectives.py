@@ -34,7 +34,7 @@ def build_objectives(
     name means: "kd" compares masks in segmentation. Of `args.branches` those that a model lacks are left out.
 
     Args:
-        from_scratch: whether the student's own weights are random; decides on those of objectives that are not given.
+        from_scratch: whether the student starts from random weights, for which the objectives' default weights differ.
 
     Raises:
         ValueError: if an objective does not exist for the task or the pair, a constant is outside its range, an option
