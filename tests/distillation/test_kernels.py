@@ -117,3 +117,12 @@ def test_to_dict_names_the_constants_in_use():
     assert TokenKernel("linear").to_dict() == {"name": "linear"}
     assert TokenKernel("polynomial").to_dict() == {"name": "polynomial", "constant": 1.0, "degree": 2}
     assert TokenKernel("rbf", gamma=2.0).to_dict() == {"name": "rbf", "gamma": 2.0}
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("degree", [1, 2, 3])
+@pytest.mark.parametrize("name", KERNELS)
+def test_span_is_the_distance_of_the_extreme_values(name, degree, constant):
+    kernel = TokenKernel(name, gamma=0.7, constant=constant, degree=degree)
+    values = kernel.of_cosines(torch.linspace(-1, 1, 20001, dtype=torch.float64))
+    assert kernel.span == pytest.approx(float(values.max() - values.min()), abs=1e-6)

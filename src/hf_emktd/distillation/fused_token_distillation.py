@@ -91,23 +91,25 @@ def compare_unit_tokens(
     student: Tensor, teacher: Tensor, kernel: TokenKernel, delta: float, gradient: Tensor | None
 ) -> Tensor:
     """The sums of [`compared_pairs`] for unit tokens; adds their gradient by `student` to `gradient`."""
-    batch, count, _ = student.shape
-    side = block_side(count, student.device)
-    memory = student.new_empty(3, batch * side * side)
+    batch, count, width = student.shape
+    blocks = list(upper_blocks(0, count, block_side(count, student.device)))
+    memory = student.new_empty(3, batch * max(_length(rows) * _length(columns) for rows, columns in blocks))
+    products = student.new_empty(batch * max(_length(part) for block in blocks for part in block) * width)
     parts = []
-    for rows, columns in upper_blocks(0, count, side):
+    for rows, columns in blocks:
         ours, slopes, factor = kernel.values_and_slopes(_cosines(student, rows, columns, memory[0]))
         theirs, _, _ = kernel.values_and_slopes(_cosines(teacher, rows, columns, memory[1]))
-        part, pull = _huber(torch.sub(ours, theirs, out=theirs), delta, memory[2])
+        difference = torch.sub(ours, theirs, out=theirs)
+        part, pull = _squares(difference) if kernel.span <= delta else _huber(difference, delta, memory[2])
         parts.append(part if rows == columns else 2 * part)
         if gradient is None:
             continue
         if slopes is not None:
             pull.mul_(slopes)
         # an entry counts twice: off the diagonal as its mirror image, on a block of the diagonal for its two tokens
-        gradient[:, rows].baddbmm_(pull, student[:, columns], alpha=2 * factor)
+        _add_product(gradient[:, rows], pull, student[:, columns], 2 * factor, products)
         if rows != columns:
-            gradient[:, columns].baddbmm_(pull.transpose(1, 2), student[:, rows], alpha=2 * factor)
+            _add_product(gradient[:, columns], pull.transpose(1, 2), student[:, rows], 2 * factor, products)
     return torch.stack(parts).sum(dim=0)
 
 
@@ -148,6 +150,10 @@ def upper_blocks(start: int, stop: int, side: int) -> Iterator[tuple[slice, slic
     for rows in _equal_parts(start, middle, side):
         for columns in _equal_parts(middle, stop, side):
             yield rows, columns
+
+
+def _length(part: slice) -> int:
+    return part.stop - part.start
 
 
 def _equal_parts(start: int, stop: int, longest: int) -> list[slice]:
@@ -202,17 +208,25 @@ def through_length(gradient: Tensor, units: Tensor, scales: Tensor) -> None:
 
 
 def _cosines(units: Tensor, rows: slice, columns: slice, memory: Tensor) -> Tensor:
-    left, right = units[:, rows], units[:, columns].transpose(1, 2)
-    shape = (len(units), left.shape[1], right.shape[2])
-    return torch.bmm(left, right, out=memory[: math.prod(shape)].view(shape))
+    return _product(units[:, rows], units[:, columns].transpose(1, 2), memory)
+
+
+def _squares(difference: Tensor) -> tuple[Tensor, Tensor]:
+    """[`_huber`] of differences within delta: half their squares, whose derivative they are."""
+    return torch.linalg.vector_norm(difference, dim=-1).square().sum(dim=-1) / 2, difference
 
 
 def _huber(difference: Tensor, delta: float, memory: Tensor) -> tuple[Tensor, Tensor]:
     """Sums per clip of the Huber loss, and its derivative; `difference` is overwritten."""
     clipped = torch.clamp(difference, -delta, delta, out=memory[: difference.numel()].view_as(difference))
-    return _dots(clipped, difference.sub_(clipped, alpha=0.5)), clipped
+    return difference.sub_(clipped, alpha=0.5).mul_(clipped).sum(dim=(1, 2)), clipped
 
 
-def _dots(first: Tensor, second: Tensor) -> Tensor:
-    first, second = first.flatten(1), second.flatten(1)
-    return torch.bmm(first.unsqueeze(1), second.unsqueeze(2)).flatten()
+def _add_product(total: Tensor, left: Tensor, right: Tensor, factor: float, memory: Tensor) -> None:
+    # not baddbmm_: into part of a tensor it multiplies clip by clip, and threads wait for each other at each
+    total.add_(_product(left, right, memory), alpha=factor)
+
+
+def _product(left: Tensor, right: Tensor, memory: Tensor) -> Tensor:
+    shape = (len(left), left.shape[1], right.shape[2])
+    return torch.bmm(left, right, out=memory[: math.prod(shape)].view(shape))

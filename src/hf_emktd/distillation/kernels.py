@@ -75,8 +75,20 @@ class TokenKernel:
             base = cosines.add_(self.constant)
             slopes = base ** (self.degree - 1)
             return base.mul_(slopes), slopes, float(self.degree)
-        values = cosines.sub_(1).mul_(2 * self.gamma).exp_()
+        # one pass for both steps
+        values = torch.add(cosines.new_tensor(-2 * self.gamma), cosines, alpha=2 * self.gamma, out=cosines).exp_()
         return values, values, 2 * self.gamma
+
+    @property
+    def span(self) -> float:
+        """The most by which two values of any cosines can differ."""
+        if self.name == "linear":
+            return 2.0
+        if self.name == "polynomial":
+            turns = self.degree % 2 == 0 and self.constant < 1
+            least = 0.0 if turns else (self.constant - 1) ** self.degree
+            return (self.constant + 1) ** self.degree - least
+        return 1 - math.exp(-4 * self.gamma)
 
     def gram(self, tokens: Tensor) -> Tensor:
         """`(..., tokens, width)` of any length -> Gram matrices `(..., tokens, tokens)`, float32 or float64."""
