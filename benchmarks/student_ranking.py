@@ -33,6 +33,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from hf_emktd.benchmark.execution import threads_of_each
 from hf_emktd.hub.distillation_summary import write_whole
 from hf_emktd.metrics import count_macs, count_parameters
 from hf_emktd.search import (
@@ -152,7 +153,7 @@ def train(
 def distil(folder: Path, options: list[str], jobs: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(DISTILL), *options, "--output_dir", str(folder)]
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    threads = {"OMP_NUM_THREADS": str(threads_of_each(jobs))}
     with open(folder / "log.txt", "w", encoding="utf-8") as log:
         ended = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **threads})
     if ended.returncode:
