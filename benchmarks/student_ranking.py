@@ -30,6 +30,7 @@ from statistics import fmean
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -49,11 +50,10 @@ from hf_emktd.search import (
     spread,
 )
 from hf_emktd.search.candidates import on_meta
-from hf_emktd.training import DataArguments, load_model, open_clips, to_json
+from hf_emktd.training import DataArguments, load_model, open_clips, task_of_config, to_json
 from hf_emktd.training.clip_data import TRAIN
 
 DISTILL = Path(__file__).resolve().parents[1] / "scripts" / "distill.py"
-METRICS = {"audio-visual-classification": "accuracy", "audio-visual-segmentation": "MJ"}
 DATA_OPTIONS = ("dataset", "data_dir", "dataset_options")
 BASELINE = "parameters"
 DRAWN = (f"DisWOT, {TEACHER_WEIGHTS[0]} teacher", BASELINE, "MACs")
@@ -66,7 +66,7 @@ def main() -> None:
     common += [word for name in DATA_OPTIONS if getattr(args, name) for word in (f"--{name}", getattr(args, name))]
     check_options(args.output_dir, common)
     students = choose_students(teacher, args)
-    metric = METRICS[teacher.config.task]
+    metric = task_of_config(teacher.config).deciding_metrics[0]
     trained = train(students, args, common, metric)
 
     data_args = DataArguments(*(getattr(args, name) for name in DATA_OPTIONS))
@@ -231,7 +231,12 @@ def draw(
     for axes, name in zip(figure.subplots(1, len(DRAWN), sharey=True), DRAWN, strict=True):
         axes.plot(predictors[name], [100 * fmean(values) for values in trained], "o", alpha=0.7)
         spearman = correlations[name]["spearman"].value
-        axes.set(xlabel=name, title=f"Spearman {spearman:+.2f}", xscale="linear" if "DisWOT" in name else "log")
+        axes.set(xlabel=name, title=f"Spearman {spearman:+.2f}")
+        if "DisWOT" not in name:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_minor_formatter(NullFormatter())
     figure.axes[0].set_ylabel(f"test {metric} (%)")
     figure.savefig(path, dpi=150)
 

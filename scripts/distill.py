@@ -16,7 +16,8 @@ labels only; `--push_to_hub --hub_model_id org/name` publishes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,6 +38,7 @@ from hf_emktd.training import (
     EMKTDTrainer,
     EntropyMonitorArguments,
     EvaluationArguments,
+    KernelTrial,
     LoraArguments,
     SignalCollator,
     TeacherCache,
@@ -48,10 +50,13 @@ from hf_emktd.training import (
     build_student_config,
     cache_source,
     check_inheritance,
+    check_kernel_trials,
     check_modalities,
     check_parts,
+    choose_kernel,
     command_line,
     data_facts,
+    deciding_scores,
     derive_config,
     evaluate_model,
     evaluation_results,
@@ -60,6 +65,7 @@ from hf_emktd.training import (
     hyper_parameters,
     inherit,
     inherit_weights,
+    is_kernel_open,
     load_model,
     load_monitor,
     merge_adapters,
@@ -72,6 +78,7 @@ from hf_emktd.training import (
     train_monitor,
     without_adapters,
 )
+from hf_emktd.training.clip_data import VALIDATION
 from hf_emktd.training.interruption import RESUME, ending_in_one_line
 from hf_emktd.training.process_group import end_process_group, run_launched
 from hf_emktd.training.refusals import refusals_in_one_line
@@ -208,12 +215,11 @@ def main() -> None:
     with refusals_in_one_line():
         job = prepare(options)
     monitor = get_monitor(options.models, args, job) if any(o.requires_entropies for o in job.objectives) else None
-    set_seed(args.seed)  # the same student whether or not a monitor was trained before it
-    trainer = build_trainer(options, job, monitor)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    scores = settle_kernels(options, job, monitor) if is_kernel_open(args, job.objectives) else {}
+    trainer = train_student(options, job, monitor)
     if options.lora.merge_adapter:
         trainer.model = merge_adapters(trainer.model)
-    finish(options, job, monitor, trainer)
+    finish(options, job, monitor, trainer, scores)
 
 
 def prepare(options: Options) -> Job:
@@ -241,7 +247,31 @@ def prepare(options: Options) -> Job:
         data = open_clips(options.data, teacher_processor, model_config=teacher.config)
     with args.main_process_first(desc="teacher cache"):
         cache = open_cache(models, options.data)
+    if is_kernel_open(args, objectives):
+        check_kernel_trials(data)
     return Job(teacher, teacher_processor, config, augmentation, objectives, push, data, cache)
+
+
+def settle_kernels(options: Options, job: Job, monitor: EntropyMonitor | None) -> dict[str, list[float]]:
+    """Chooses the kernel that `--ktd_kernel auto` leaves open; what each trial had on validation."""
+
+    def score(trial: KernelTrial, args: DistillationArguments) -> tuple[float, float]:
+        tried = replace(job, objectives=deepcopy(job.objectives))
+        trial.settle(tried.objectives)
+        trainer = train_student(replace(options, training=args), tried, monitor)
+        return deciding_scores(trainer.model, job.data, VALIDATION, trainer.processor)
+
+    best, scores = choose_kernel(options.training, score)
+    best.settle(job.objectives)
+    return scores
+
+
+def train_student(options: Options, job: Job, monitor: EntropyMonitor | None) -> EMKTDTrainer:
+    """A trainer whose student has ended its training."""
+    set_seed(options.training.seed)  # the same student whatever was trained before it
+    trainer = build_trainer(options, job, monitor)
+    trainer.train(resume_from_checkpoint=options.training.resume_from_checkpoint)
+    return trainer
 
 
 def build_trainer(options: Options, job: Job, monitor: EntropyMonitor | None) -> EMKTDTrainer:
@@ -269,7 +299,13 @@ def build_trainer(options: Options, job: Job, monitor: EntropyMonitor | None) ->
     )
 
 
-def finish(options: Options, job: Job, monitor: EntropyMonitor | None, trainer: EMKTDTrainer) -> None:
+def finish(
+    options: Options,
+    job: Job,
+    monitor: EntropyMonitor | None,
+    trainer: EMKTDTrainer,
+    kernel_trials: dict[str, list[float]],
+) -> None:
     """Evaluates student and teacher, saves and publishes the run, and prints its results."""
     args, evaluation, processor = options.training, options.evaluation, trainer.processor
     metrics = evaluate_model(trainer.model, job.data, evaluation, processor)
@@ -290,7 +326,7 @@ def finish(options: Options, job: Job, monitor: EntropyMonitor | None, trainer: 
     )
     results = {"model": args.output_dir, "teacher": options.models.teacher, "seconds": seconds, "split": split}
     results |= {"results": metrics, "teacher_results": teacher_metrics, "objective": args.objective}
-    results |= {"kernel_scores": trainer.kernel_scores} if trainer.kernel_scores else {}
+    results |= {"kernel_trials": kernel_trials} if kernel_trials else {}
     save_run(trainer, processor, job.data, summary, results)
     if trainer.is_world_process_zero():
         print(to_json(results))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -49,6 +50,14 @@ def test_what_was_distilled_from_what(page):
     assert "em_ktd" in lineage and "kernel.name: rbf" in lineage and "kd" in lineage
     assert any("taskthe labels2" in cell for cell in cells)
     assert any("train14122" in cell for cell in cells)  # in the table, used, silent
+
+
+def test_how_the_kernel_was_chosen(tmp_path):
+    student = make_run(tmp_path) / "student"
+    trials = {"linear, weight x 1": [0.5, 0.25], "rbf gamma 2, weight x 10": [0.625, 0.5]}
+    (student / "results.json").write_text(json.dumps({"kernel_trials": trials}))
+    lineage = page_of(student).sections["lineage"]
+    assert "linear, weight x 1: 0.500; rbf gamma 2, weight x 10: 0.625." in lineage
 
 
 def test_results_costs_and_environment(page):

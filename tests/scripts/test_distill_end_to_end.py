@@ -141,6 +141,18 @@ def test_labels_only(workplace, teacher_without_monitor, tmp_path):
     assert "trained on labels alone" in card.text and "knowledge-distillation" not in card.data.tags
 
 
+def test_validation_chooses_the_kernel(workplace, teacher, tmp_path):
+    options = ["--output_dir", tmp_path / "student", "--objective", "ktd", "kd", "--ktd_kernel", "auto"]
+    ended = workplace.run_here("distill.py", "--teacher", teacher, *options, *ONE_EPOCH)
+    trials = ended.results["kernel_trials"]
+    best = max(trials, key=trials.get)
+    assert len(trials) == 8 and f"Best on validation: {best}" in ended.err
+    objective = DistillationSummary.load(tmp_path / "student").objectives[0]
+    assert objective.settings["weight"] == (100 if "x 10" in best else 10)
+    assert objective.settings["kernel"]["name"] == best.split()[0].rstrip(",")
+    assert not (tmp_path / "student" / "kernel_trials").exists()
+
+
 def test_the_student_may_be_chosen(workplace, teacher, tmp_path):
     fields = ["hidden_size=16", "num_attention_heads=2", "image_size=16", "audio_length=32"]
     options = ["--student", "tiny", "--student_fields", *fields, "--output_dir", tmp_path / "student", *ONE_EPOCH]

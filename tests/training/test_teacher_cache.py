@@ -127,7 +127,7 @@ class TestTraining:
                 assert line[name] == pytest.approx(expected[name], rel=2e-3, abs=1e-5), name
 
     def test_calibrates_on_cached_views(self, plain, data, tmp_path):
-        trainer = cached_trainer(tmp_path, plain, data, ktd_scale="teacher_spread", ktd_kernel="auto", max_steps=1)
+        trainer = cached_trainer(tmp_path, plain, data, ktd_scale="teacher_spread", max_steps=1)
         trainer.train()
         assert trainer.objectives[0].teacher_spread.isfinite().all()
 

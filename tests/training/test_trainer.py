@@ -27,7 +27,6 @@ from transformers import AutoModel, AutoProcessor, TrainerCallback
 from hf_emktd.data import AudioVisualCollator, AugmentationArguments
 from hf_emktd.data.augmentation import balanced_sample_weights
 from hf_emktd.distillation import BRANCHES, LiveTeacher, LogitDistillation, TokenKernel
-from hf_emktd.distillation.kernel_choice import choose_kernel
 from hf_emktd.metrics import compute_event_metrics
 from hf_emktd.models.cav_mae import CavMaeForAudioVisualClassification, CavMaeProcessor
 from hf_emktd.training import (
@@ -496,6 +495,13 @@ class TestRefusals:
         with pytest.raises(ValueError, match="every objective may be given once, got kd, kd"):
             make_trainer(tmp_path, objectives=[LogitDistillation(), LogitDistillation(temperature=1.0)])
 
+    def test_a_kernel_that_is_still_open(self, tmp_path):
+        with pytest.raises(ValueError, match="leaves the kernel of em_ktd open: choose one with choose_kernel"):
+            make_trainer(tmp_path, ktd_kernel="auto")
+        set_kernel = ['em_ktd.kernel={"name": "polynomial", "degree": 3}']
+        trainer = make_trainer(tmp_path, ktd_kernel="auto", objective_options=set_kernel)
+        assert trainer.objectives[0].kernel == TokenKernel("polynomial", degree=3)
+
 
 class TestCalibration:
     def test_spread_is_that_of_the_clips_and_no_part_of_the_student(self, tmp_path):
@@ -511,35 +517,6 @@ class TestCalibration:
         expected = F.huber_loss(gram, gram.mean(1, keepdim=True).expand_as(gram)).item()
         assert objective.teacher_spread[BRANCHES.index("visual")].item() == pytest.approx(expected, rel=1e-4)
         assert not any("spread" in name for name in trainer.model.state_dict())
-
-    def test_a_kernel_is_chosen_before_its_spread_is_measured(self, tmp_path):
-        trainer = make_trainer(tmp_path, objective=["ktd", "kd"], ktd_kernel="auto", ktd_scale="teacher_spread")
-        trainer.calibrate()
-        kernel, scores = choose_kernel(trainer._calibration_signals(16))
-        assert trainer.objectives[0].kernel == kernel
-        assert trainer.kernel_scores == pytest.approx(scores, rel=1e-4)
-        fixed = make_trainer(tmp_path / "fixed", objective=["ktd", "kd"], ktd_scale="teacher_spread")
-        fixed.objectives[0].kernel = kernel
-        fixed.calibrate()
-        assert torch.equal(trainer.objectives[0].teacher_spread, fixed.objectives[0].teacher_spread)
-
-    def test_a_kernel_that_was_set_is_not_replaced(self, tmp_path):
-        options = {"ktd_kernel": "auto", "ktd_scale": "teacher_spread"}
-        trainer = make_trainer(
-            tmp_path,
-            objective=["ktd", "clip_ktd"],
-            objective_options=['ktd.kernel={"name": "polynomial", "degree": 3}'],
-            **options,
-        )
-        trainer.calibrate()
-        assert trainer.objectives[0].kernel == TokenKernel("polynomial", degree=3)
-        chosen, _ = choose_kernel(trainer._calibration_signals(16))
-        assert trainer.objectives[1].kernel == chosen
-        alone = make_trainer(
-            tmp_path, objective=["ktd"], objective_options=['ktd.kernel={"name": "linear"}'], **options
-        )
-        alone.calibrate()
-        assert alone.objectives[0].kernel == TokenKernel("linear") and alone.kernel_scores == {}
 
     def test_signals_come_one_batch_at_a_time(self, tmp_path):
         trainer = make_trainer(tmp_path, per_device_train_batch_size=4)

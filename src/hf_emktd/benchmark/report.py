@@ -9,7 +9,7 @@ from typing import Any
 
 from ..hub.distillation_summary import plain, write_whole
 from ..training.finish import command_line
-from .runner import METRICS, Benchmark
+from .runner import Benchmark
 from .runs import Run
 from .statistics import PairedDifference, mean_and_deviation
 from .suites import EVENTS, MASKS, PAPER_COLUMNS, PAPER_TEACHERS, Row
@@ -75,7 +75,7 @@ class Report:
         self.suites = suites
         self.seeds = seeds
         self.reference = reference
-        self.metrics = METRICS[benchmark.task]
+        self.metrics = benchmark.metrics
         self.rows = {row.name: self._read(row) for rows in suites.values() for row in rows}
         self.teacher = self._teacher_results()
 

@@ -15,15 +15,14 @@ from ..distillation.objectives import OBJECTIVES_OF_TASK
 from ..distillation.teacher import fingerprint
 from ..distillation.token_codes import CODECS
 from ..training.loading import MONITOR_FOLDER, find_monitor
+from ..training.tasks import TASKS
 from ..training.teacher_cache import CacheManifest
 from .execution import Executor
 from .runs import Run, digest, digest_of_weights, joined, slug, value_of, without
-from .suites import EVENTS, MASKS, SUITES, Row
+from .suites import SUITES, Row
 from .tuning import FACTORS, Choice, by_option, candidates, settings, stages, with_followed
 
 CACHE_OPTION = "--teacher_cache"
-# By task the metric that decides, and a second one.
-METRICS = {EVENTS: ("accuracy", "mAP"), MASKS: ("MJ", "MF")}
 TUNING_SEED = 1000
 # Of every student, before what the user and the row say: nothing is kept of a run of minutes but its end.
 STUDENT_OPTIONS = (
@@ -105,6 +104,11 @@ class Benchmark:
         """What the models do."""
         return self.teacher_config.task
 
+    @property
+    def metrics(self) -> tuple[str, str]:
+        """Names of the metric that decides, and of a second one."""
+        return TASKS[self.task].deciding_metrics
+
     def tune(self, rows: Sequence[Row]) -> None:
         """Makes the choices for `rows`, and for those that they follow."""
         for stage in stages(self._followed(rows)):
@@ -156,7 +160,7 @@ class Benchmark:
         return None if folder is None else CacheManifest.load(folder)
 
     def _scores(self, row: Row, run: Run) -> tuple[float, float]:
-        first, second = (run.results["results"][row.modality][metric] for metric in METRICS[self.task])
+        first, second = (run.results["results"][row.modality][metric] for metric in self.metrics)
         return first, second
 
     def _followed(self, rows: Sequence[Row]) -> list[Row]:

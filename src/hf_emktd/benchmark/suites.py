@@ -107,7 +107,7 @@ KERNELS = (
     _variant(KTD_KD, "KTD polynomial + KD", options=("--ktd_kernel", "polynomial"), paper="60.5 / 60.4 / 97.8"),
     _variant(KTD_KD, "KTD RBF 2 + KD", options=("--ktd_gamma", "2"), paper="60.9 / 61.3 / 97.5"),
     KTD_KD,
-    _variant(KTD_KD, "KTD chosen kernel + KD", options=("--ktd_kernel", "auto")),
+    _variant(KTD_KD, "KTD chosen kernel + KD", tuned=None, options=("--ktd_kernel", "auto")),
     EM_KTD_KD,
     _variant(EM_KTD_KD, "EM-KTD RBF 2 + KD", options=("--ktd_gamma", "2")),
 )

@@ -125,7 +125,7 @@ def record_parts(record: RunRecord) -> dict[str, Any]:
         "objectives": attempt(tables.objectives_table, summary),
         "data": attempt(lambda summary: data_part(summary, record.clips), summary),
         "monitor_statistics": attempt(lambda one: one.entropy_statistics, summary),
-        "kernel_scores": _or_default(record.results, {}).get("kernel_scores", {}),
+        "kernel_trials": _or_default(record.results, {}).get("kernel_trials", {}),
         "results": attempt(results_part, summary),
         "curves": attempt(curve_pictures, record.log),
         "zero_parts": attempt(lambda log: zero_parts(read_curves(log)), record.log),

@@ -5,7 +5,7 @@ from .cached_views import CachedViews, SignalCollator
 from .clip_data import ClipData, DataArguments, SceneData, augmentation_for, check_labels, open_clips
 from .command_line import parse_arguments
 from .entropy_monitor_trainer import EntropyMonitorArguments, EntropyMonitorTrainer, train_monitor
-from .evaluation import check_modalities, evaluate_model
+from .evaluation import check_modalities, deciding_scores, evaluate_model
 from .evaluation_arguments import EvaluationArguments
 from .families import FAMILIES, family_for, family_of
 from .finish import (
@@ -18,6 +18,7 @@ from .finish import (
     save_run,
     to_json,
 )
+from .kernel_trials import KernelTrial, check_kernel_trials, choose_kernel, is_kernel_open
 from .loading import MONITOR_FOLDER, find_monitor, load_model, load_monitor
 from .lora import LoraArguments, add_adapters, base_name, merge_adapters, without_adapters
 from .objectives import build_objectives
@@ -56,6 +57,7 @@ __all__ = [
     "EntropyMonitorArguments",
     "EntropyMonitorTrainer",
     "EvaluationArguments",
+    "KernelTrial",
     "LoraArguments",
     "SceneData",
     "SignalCollator",
@@ -68,11 +70,14 @@ __all__ = [
     "build_student_config",
     "cache_source",
     "check_inheritance",
+    "check_kernel_trials",
     "check_labels",
     "check_modalities",
     "check_parts",
+    "choose_kernel",
     "command_line",
     "data_facts",
+    "deciding_scores",
     "derive_config",
     "estimate_cache",
     "evaluate_model",
@@ -84,6 +89,7 @@ __all__ = [
     "hyper_parameters",
     "inherit",
     "inherit_weights",
+    "is_kernel_open",
     "load_model",
     "load_monitor",
     "merge_adapters",

@@ -183,9 +183,9 @@ class DistillationArguments(AudioVisualTrainingArguments):
     ktd_kernel: str = field(
         default="rbf",
         metadata={
-            "help": f"Kernel between unit tokens: {', '.join(KERNELS)}, or 'auto', the one of the paper's four whose "
-            "Gram matrices agree best with the teacher's answers on calibration clips, for every objective "
-            "whose kernel no objective_options set."
+            "help": f"Kernel between unit tokens: {', '.join(KERNELS)}, or 'auto': every objective whose kernel no "
+            "objective_options set gets the one of the paper's four, at one or ten times its weight, that is best on "
+            "the validation split after a run with each, eight before the run itself."
         },
     )
     ktd_gamma: float = field(default=0.5, metadata={"help": "Gamma of the RBF kernel."})

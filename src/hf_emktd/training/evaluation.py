@@ -18,6 +18,7 @@ from .clip_data import ClipData, SceneData
 from .evaluation_arguments import MODALITIES, EvaluationArguments
 from .finite_losses import check_finite
 from .mask_evaluation import evaluate_masks
+from .tasks import task_of_config
 
 logger = logging.get_logger(__name__)
 
@@ -59,6 +60,22 @@ def evaluate_model(
             metrics = event_classification_metrics(average_frame_probabilities(logits), labels)
         results[modality] = {**metrics, "clips": len(labels)}
     return results
+
+
+def deciding_scores(
+    model: PreTrainedModel, data: ClipData, split: str, processor: ProcessorMixin | None = None, batch_size: int = 64
+) -> tuple[float, float]:
+    """
+    The task's `deciding_metrics` of `model` on one split, with all that it takes; the same on every rank.
+
+    Raises:
+        ValueError: if the clips lack something that the model takes.
+    """
+    modality = _own_modalities(model.config)[0]
+    args = EvaluationArguments(split=split, modalities=[modality], controls=["none"], batch_size=batch_size)
+    metrics = evaluate_model(model, data, args, processor)[modality]
+    first, second = (metrics[name] for name in task_of_config(model.config).deciding_metrics)
+    return first, second
 
 
 def frame_indices(frames: int, stored: int) -> list[int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
@@ -52,6 +53,11 @@ def build_objectives(
     return [
         _build(known[name], args, named[name] | own[name], student_config, teacher_config) for name in args.objective
     ]
+
+
+def open_kernels(objectives: Sequence[DistillationObjective]) -> list[DistillationObjective]:
+    """The objectives whose kernel is still to be chosen."""
+    return [objective for objective in objectives if getattr(objective, "kernel_is_open", False)]
 
 
 def option_names(objective: type[DistillationObjective]) -> list[str]:
@@ -120,7 +126,7 @@ def _shared_options(args: DistillationArguments, known: list[str]) -> dict[str, 
     options = {name: value for name, value in shared.items() if name in known}
     if "kernel" in known:
         constants = {"gamma": args.ktd_gamma, "degree": args.ktd_degree, "constant": args.ktd_constant}
-        # the trainer chooses one that is left open, on the teacher's tokens
+        # left open for training/kernel_trials.py
         options["kernel"] = None if args.ktd_kernel == AUTO else TokenKernel(args.ktd_kernel, **constants)
     return options
 

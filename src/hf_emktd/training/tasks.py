@@ -38,6 +38,8 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    # the metric that decides between models, and the one that decides between equals
+    deciding_metrics: ClassVar[tuple[str, str]]
     unsuited: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: PreTrainedConfig) -> None:
@@ -75,6 +77,7 @@ class EventClassification(Task):
     """Cross entropy; accuracy, mAP, mAUC and d'."""
 
     name = "audio-visual-classification"
+    deciding_metrics = ("accuracy", "mAP")
 
     def loss_parts(
         self, outputs: ModelOutput, labels: Tensor, args: AudioVisualTrainingArguments
@@ -92,6 +95,7 @@ class Segmentation(Task):
     """The loss that the config names (Dice, binary cross entropy or both, with AVSegFormer's auxiliary); MJ and MF."""
 
     name = "audio-visual-segmentation"
+    deciding_metrics = ("MJ", "MF")
     unsuited = ("modality_dropout", "label_smoothing_factor")
 
     def loss_parts(

@@ -20,7 +20,6 @@ from ..data.augmentation import balanced_sample_weights
 from ..data.collators import NamingCollator
 from ..data.processes import fork_without_garbage
 from ..distillation.cached_teacher import CachedTeacher
-from ..distillation.kernel_choice import choose_kernel
 from ..distillation.objectives import DistillationObjective
 from ..distillation.teacher import LiveTeacher, TeacherSignal, branch_tokens, check_compatible
 from .arguments import AudioVisualTrainingArguments, DistillationArguments
@@ -38,7 +37,7 @@ from .objective_state import (
     save_objectives,
     share_gradients,
 )
-from .objectives import AUTO
+from .objectives import AUTO, open_kernels
 from .prepare import prepare_frozen
 from .resuming import ResumableTrainer
 from .streamed_views import StreamedViews, streamed_loader
@@ -235,7 +234,7 @@ class EMKTDTrainer(AudioVisualTrainer):
 
     Raises:
         ValueError: if labels or token contracts of teacher and student do not fit, an objective needs entropies and
-            the teacher has no monitor, or two objectives share a name.
+            the teacher has no monitor, two objectives share a name, or a kernel is still to be chosen.
     """
 
     args: DistillationArguments
@@ -250,6 +249,7 @@ class EMKTDTrainer(AudioVisualTrainer):
         **kwargs,
     ):
         _check_objectives(objectives)
+        _check_kernels(args, objectives)
         if objectives:
             _check_teacher(model, teacher, objectives)
             _check_cached(teacher, kwargs.get("train_dataset"))
@@ -258,7 +258,6 @@ class EMKTDTrainer(AudioVisualTrainer):
         self.teacher = prepare_frozen(self.accelerator, teacher) if objectives else None
         self.is_balanced = args.balance == "gradient" and bool(objectives)
         self.needs_tokens = self.is_balanced or any(objective.requires_tokens for objective in objectives)
-        self.kernel_scores: dict[str, float] = {}
         check_backend(self.accelerator, self.objectives)
         share_gradients(self.objectives)
         if args.non_finite_loss == SKIP:
@@ -273,23 +272,12 @@ class EMKTDTrainer(AudioVisualTrainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def calibrate(self) -> None:
-        """Lets objectives choose their kernel and measure their scale on the teacher's signals, batch by batch."""
-        if self.args.ktd_kernel == AUTO:
-            self._choose_kernel()
+        """Lets objectives measure their scale on the teacher's signals, batch by batch."""
         for objective in self.objectives:
             if objective.requires_calibration:
                 clips = max(self.args.calibration_clips, objective.calibration_clips)
                 with _fixed_seed(self.args.seed):
                     objective.calibrate(self._calibration_signals(clips))
-
-    def _choose_kernel(self) -> None:
-        undecided = [objective for objective in self.objectives if getattr(objective, "kernel_is_open", False)]
-        if undecided:
-            with _fixed_seed(self.args.seed):
-                signals = self._calibration_signals(self.args.calibration_clips)
-                kernel, self.kernel_scores = choose_kernel(signals, undecided[0].branches)
-            for objective in undecided:
-                objective.kernel = kernel
 
     def _calibration_signals(self, num_clips: int) -> Iterator[TeacherSignal]:
         if isinstance(self.train_dataset, StreamedViews):
@@ -406,6 +394,15 @@ def _check_objectives(objectives: Sequence[DistillationObjective]) -> None:
     names = [objective.name for objective in objectives]
     if len(set(names)) < len(names):
         raise ValueError(f"every objective may be given once, got {', '.join(names)}; change its weight instead.")
+
+
+def _check_kernels(args: DistillationArguments, objectives: Sequence[DistillationObjective]) -> None:
+    undecided = open_kernels(objectives) if args.ktd_kernel == AUTO else []
+    if undecided:
+        raise ValueError(
+            f"ktd_kernel={AUTO!r} leaves the kernel of {', '.join(objective.name for objective in undecided)} open: "
+            "choose one with choose_kernel and its trial's settle(objectives), as scripts/distill.py does."
+        )
 
 
 def _check_teacher(

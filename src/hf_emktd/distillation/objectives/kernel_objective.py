@@ -30,8 +30,8 @@ class KernelObjective(GridObjective):
     Args:
         student_grids, weight, branches: those of [`GridObjective`].
         kernel (`TokenKernel` or `dict`, *optional*):
-            A dict holds the kernel's own options. `None` is the default one, which the trainer may replace
-            (`ktd_kernel="auto"`); one that is given stays.
+            A dict holds the kernel's own options. `None` is the default one, which may be replaced by what validation
+            chooses (`ktd_kernel="auto"`); one that is given stays.
         delta (`float`): Huber threshold.
         scale (`str`):
             `"teacher_spread"` divides each branch by the loss that the best constant matrix has on the teacher's
