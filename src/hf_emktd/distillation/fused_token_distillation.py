@@ -93,14 +93,17 @@ def compare_unit_tokens(
     """The sums of [`compared_pairs`] for unit tokens; adds their gradient by `student` to `gradient`."""
     batch, count, width = student.shape
     blocks = list(upper_blocks(0, count, block_side(count, student.device)))
-    memory = student.new_empty(3, batch * max(_length(rows) * _length(columns) for rows, columns in blocks))
+    bends = kernel.span > delta
+    memory = student.new_empty(
+        3 if bends else 2, batch * max(_length(rows) * _length(columns) for rows, columns in blocks)
+    )
     products = student.new_empty(batch * max(_length(part) for block in blocks for part in block) * width)
     parts = []
     for rows, columns in blocks:
         ours, slopes, factor = kernel.values_and_slopes(_cosines(student, rows, columns, memory[0]))
         theirs, _, _ = kernel.values_and_slopes(_cosines(teacher, rows, columns, memory[1]))
         difference = torch.sub(ours, theirs, out=theirs)
-        part, pull = _squares(difference) if kernel.span <= delta else _huber(difference, delta, memory[2])
+        part, pull = _huber(difference, delta, memory[2]) if bends else _squares(difference)
         parts.append(part if rows == columns else 2 * part)
         if gradient is None:
             continue
