@@ -259,7 +259,9 @@ def settle_kernels(options: Options, job: Job, monitor: EntropyMonitor | None) -
         tried = replace(job, objectives=deepcopy(job.objectives))
         trial.settle(tried.objectives)
         trainer = train_student(replace(options, training=args), tried, monitor)
-        return deciding_scores(trainer.model, job.data, VALIDATION, trainer.processor)
+        return deciding_scores(
+            trainer.model, job.data, VALIDATION, trainer.processor, batch_size=options.evaluation.batch_size
+        )
 
     best, scores = choose_kernel(options.training, score)
     best.settle(job.objectives)

@@ -62,6 +62,16 @@ def test_student_and_card(avs_teacher, avs_student):
     assert not (avs_student / MONITOR_FOLDER).exists()
 
 
+def test_validation_chooses_the_kernel(workplace, avs_teacher, tmp_path):
+    options = ["--objective", "ktd", "--ktd_kernel", "auto", *ONE_EPOCH, *BATCHES, "--max_steps", "1"]
+    ended = workplace.run_here("distill.py", "--teacher", avs_teacher, *options, "--output_dir", tmp_path / "student")
+    assert ended.status == 0, ended.err
+    trials = ended.results["kernel_trials"]
+    assert len(trials) == 8 and all(0 <= score <= 1 for scores in trials.values() for score in scores)
+    objective = DistillationSummary.load(tmp_path / "student").objectives[0]
+    assert objective.settings["weight"] in (1, 10)
+
+
 def test_evaluate(workplace, avs_teacher, avs_student):
     ended = workplace.run_here("evaluate.py", "--model", avs_student, "--teacher", avs_teacher)
     results = ended.results
