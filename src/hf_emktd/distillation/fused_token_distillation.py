@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from .kernels import SHORTEST_TOKEN, TokenKernel, at_least_float32
 # Entries of a block: on a processor its float32 matrices stay near a core, an accelerator wants large ones.
 CACHE_ENTRIES = 2**18
 ACCELERATOR_ENTRIES = 2**24
-# A matrix of so few tokens is one block: more calls cost more than the half that is computed in vain.
-WORTH_SPLITTING = 128
+# float32 numbers of a cache line: a block's rows that begin at lines are written and read faster.
+LINE = 16
 
 
 def compared_pairs(student_tokens: Tensor, teacher_tokens: Tensor, kernel: TokenKernel, delta: float) -> Tensor:
@@ -92,18 +92,17 @@ def compare_unit_tokens(
 ) -> Tensor:
     """The sums of [`compared_pairs`] for unit tokens; adds their gradient by `student` to `gradient`."""
     batch, count, width = student.shape
-    blocks = list(upper_blocks(0, count, block_side(count, student.device)))
+    blocks = list(upper_blocks(0, count, block_side(student.device)))
     bends = kernel.span > delta
-    memory = student.new_empty(
-        3 if bends else 2, batch * max(_length(rows) * _length(columns) for rows, columns in blocks)
-    )
+    entries = batch * max(_length(rows) * _length(columns) for rows, columns in blocks)
+    memory = student.new_empty((3 if bends else 2) * entries)
     products = student.new_empty(batch * max(_length(part) for block in blocks for part in block) * width)
     parts = []
     for rows, columns in blocks:
-        ours, slopes, factor = kernel.values_and_slopes(_cosines(student, rows, columns, memory[0]))
-        theirs, _, _ = kernel.values_and_slopes(_cosines(teacher, rows, columns, memory[1]))
+        pair = _cosines((student, teacher), rows, columns, memory)
+        (ours, theirs), slopes, factor = kernel.values_and_slopes(pair)
         difference = torch.sub(ours, theirs, out=theirs)
-        part, pull = _huber(difference, delta, memory[2]) if bends else _squares(difference)
+        part, pull = _huber(difference, delta, memory[pair.numel() :]) if bends else _squares(difference)
         parts.append(part if rows == columns else 2 * part)
         if gradient is None:
             continue
@@ -112,8 +111,8 @@ def compare_unit_tokens(
         # an entry counts twice: off the diagonal as its mirror image, on a block of the diagonal for its two tokens
         _add_product(gradient[:, rows], pull, student[:, columns], 2 * factor, products)
         if rows != columns:
-            _add_product(gradient[:, columns], pull.transpose(1, 2), student[:, rows], 2 * factor, products)
-    return torch.stack(parts).sum(dim=0)
+            _add_product(gradient[:, columns], pull.mT, student[:, rows], 2 * factor, products)
+    return torch.cat(parts, dim=1).sum(dim=1)
 
 
 def sum_over_gram(tokens: Tensor, kernel: TokenKernel, term: Callable[[Tensor, slice], Tensor]) -> Tensor:
@@ -123,15 +122,15 @@ def sum_over_gram(tokens: Tensor, kernel: TokenKernel, term: Callable[[Tensor, s
     """
     tokens = at_least_float32(tokens)
     batch, count, _ = tokens.shape
-    clips, side = clips_at_a_time(tokens), block_side(count, tokens.device)
-    memory = tokens.new_empty(min(clips, batch) * side * side)
+    clips, side = clips_at_a_time(tokens), block_side(tokens.device)
+    memory = tokens.new_empty(min(clips, batch) * min(count, side) ** 2)
     sums = []
     for start in range(0, batch, clips):
         chunk = slice(start, start + clips)
         units, _ = _directions(tokens[chunk])
         parts = []
         for rows, columns in upper_blocks(0, count, side):
-            values = kernel.of_cosines(_cosines(units, rows, columns, memory))
+            values = kernel.of_cosines(_cosines((units,), rows, columns, memory)[0])
             part = term(values, chunk).sum(dim=(1, 2))
             parts.append(part if rows == columns else 2 * part)
         sums.append(torch.stack(parts).sum(dim=0))
@@ -141,13 +140,13 @@ def sum_over_gram(tokens: Tensor, kernel: TokenKernel, term: Callable[[Tensor, s
 def upper_blocks(start: int, stop: int, side: int) -> Iterator[tuple[slice, slice]]:
     """
     Rows and columns of the blocks on and above the diagonal of a square matrix from `start` to `stop`, at most `side`
-    wide. Small ones on the diagonal, where half of the entries are computed in vain: each half of the matrix, then
-    what lies beside both.
+    wide: each half of the matrix, then what lies beside both. Those on the diagonal, where half of the entries are
+    computed in vain, are at most three eighths as wide. Where they can, columns fill whole cache lines.
     """
-    if stop - start <= max(side // 2, min(side, WORTH_SPLITTING)):
+    if stop - start <= max(1, 3 * side // 8):
         yield slice(start, stop), slice(start, stop)
         return
-    middle = (start + stop + 1) // 2
+    middle = stop - _whole_lines((stop - start) // 2, stop - start - 1)
     yield from upper_blocks(start, middle, side)
     yield from upper_blocks(middle, stop, side)
     for rows in _equal_parts(start, middle, side):
@@ -160,13 +159,19 @@ def _length(part: slice) -> int:
 
 
 def _equal_parts(start: int, stop: int, longest: int) -> list[slice]:
-    length = math.ceil((stop - start) / math.ceil((stop - start) / longest))
+    length = _whole_lines(math.ceil((stop - start) / math.ceil((stop - start) / longest)), longest)
     return [slice(first, min(first + length, stop)) for first in range(start, stop, length)]
 
 
-def block_side(count: int, device: torch.device) -> int:
+def _whole_lines(count: int, most: int) -> int:
+    """`count` rounded up to whole cache lines, if that is at most `most`."""
+    rounded = math.ceil(count / LINE) * LINE
+    return rounded if rounded <= most else count
+
+
+def block_side(device: torch.device) -> int:
     """Tokens of a block at most."""
-    return min(count, math.isqrt(_entries(device)))
+    return math.isqrt(_entries(device))
 
 
 def clips_at_a_time(tokens: Tensor) -> int:
@@ -210,26 +215,27 @@ def through_length(gradient: Tensor, units: Tensor, scales: Tensor) -> None:
     gradient.addcmul_(along, units, value=-1).mul_(scales)
 
 
-def _cosines(units: Tensor, rows: slice, columns: slice, memory: Tensor) -> Tensor:
-    return _product(units[:, rows], units[:, columns].transpose(1, 2), memory)
+def _cosines(units: Sequence[Tensor], rows: slice, columns: slice, memory: Tensor) -> Tensor:
+    """Of the tokens of each of `units`: `(len(units), clips, rows, columns)`, at the start of `memory`."""
+    shape = (len(units), len(units[0]), _length(rows), _length(columns))
+    cosines = memory[: math.prod(shape)].view(shape)
+    for tokens, out in zip(units, cosines, strict=True):
+        torch.bmm(tokens[:, rows], tokens[:, columns].mT, out=out)
+    return cosines
 
 
 def _squares(difference: Tensor) -> tuple[Tensor, Tensor]:
     """[`_huber`] of differences within delta: half their squares, whose derivative they are."""
-    return torch.linalg.vector_norm(difference, dim=-1).square().sum(dim=-1) / 2, difference
+    return torch.linalg.vector_norm(difference, dim=-1).square() / 2, difference
 
 
 def _huber(difference: Tensor, delta: float, memory: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums per clip of the Huber loss, and its derivative; `difference` is overwritten."""
+    """Sums per token of the Huber loss `(clips, rows)`, and its derivative; `difference` is overwritten."""
     clipped = torch.clamp(difference, -delta, delta, out=memory[: difference.numel()].view_as(difference))
-    return difference.sub_(clipped, alpha=0.5).mul_(clipped).sum(dim=(1, 2)), clipped
+    return difference.sub_(clipped, alpha=0.5).mul_(clipped).sum(dim=-1), clipped
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, factor: float, memory: Tensor) -> None:
     # not baddbmm_: into part of a tensor it multiplies clip by clip, and threads wait for each other at each
-    total.add_(_product(left, right, memory), alpha=factor)
-
-
-def _product(left: Tensor, right: Tensor, memory: Tensor) -> Tensor:
-    shape = (len(left), left.shape[1], right.shape[2])
-    return torch.bmm(left, right, out=memory[: math.prod(shape)].view(shape))
+    product = memory[: total.numel()].view(total.shape)
+    total.add_(torch.bmm(left, right, out=product), alpha=factor)

@@ -66,18 +66,18 @@ class TokenKernel:
 
     def values_and_slopes(self, cosines: Tensor) -> tuple[Tensor, Tensor | None, float]:
         """
-        Kernel values for `cosines`, which are overwritten, and the derivative by the cosine: a factor times a tensor
-        of slopes, `None` where all are 1. Values and slopes may be one tensor.
+        Kernel values for `cosines` `(sides, ...)`, which are overwritten, and the derivative by the first side's: a
+        factor times a tensor of slopes, `None` where all are 1. Values and slopes may share memory.
         """
         if self.name == "linear":
             return cosines, None, 1.0
         if self.name == "polynomial":
             base = cosines.add_(self.constant)
-            slopes = base ** (self.degree - 1)
-            return base.mul_(slopes), slopes, float(self.degree)
+            slopes = base[0] ** (self.degree - 1)
+            return base.pow_(self.degree), slopes, float(self.degree)
         # one pass for both steps
         values = torch.add(cosines.new_tensor(-2 * self.gamma), cosines, alpha=2 * self.gamma, out=cosines).exp_()
-        return values, values, 2 * self.gamma
+        return values, values[0], 2 * self.gamma
 
     @property
     def span(self) -> float:
