@@ -37,6 +37,14 @@ def test_noise_changes_what_is_heard_and_nothing_seen(teacher, views):
     assert levels[0].weights["visual"] == levels[1].weights["visual"]
 
 
+def test_levels_do_not_depend_on_the_size_of_batches(teacher, views):
+    noise = sound_noise_for(CavMaeProcessor.from_config(tiny_runs.make_model().config))
+    for sweep, *rest in ((sweep_covers, (0.3,)), (sweep_noise, noise, (0.0,))):
+        (whole,), (parts,) = (sweep(teacher, views, 0.5, *rest, batch_size=size) for size in (64, 2))
+        assert parts.weights == pytest.approx(whole.weights, rel=1e-4)
+        assert parts.teacher_score == whole.teacher_score
+
+
 def test_masks_too(mask_teacher, mask_views):
     noise = sound_noise_for(AvSegFormerProcessor.from_config(tiny_scenes.make_config()))
     heard = sweep_noise(mask_teacher, mask_views, 1.0, noise, snrs_db=(60.0, -30.0))

@@ -50,6 +50,13 @@ def test_covers_are_rectangles_at_places_of_their_own():
     assert len({tuple(clip[0].nonzero()[0].tolist()) for clip in covered}) > 1
 
 
+def test_covers_do_not_depend_on_the_batch():
+    pictures = torch.ones(6, 3, 20, 20)
+    parts = [cover_pictures(pictures[start : start + 2], 0.25, first_clip=start) for start in (0, 2, 4)]
+    assert torch.equal(cover_pictures(pictures, 0.25), torch.cat(parts))
+    assert not torch.equal(cover_pictures(pictures, 0.25), cover_pictures(pictures, 0.25, seed=1))
+
+
 def test_a_cover_stays_in_its_place_through_a_clip():
     covered = cover_pictures(torch.ones(2, 5, 3, 16, 16), 0.3)
     assert torch.equal(covered, covered[:, :1].expand_as(covered))

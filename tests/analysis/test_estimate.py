@@ -32,9 +32,7 @@ def test_halves_hold_no_clip_twice(values):
     assert [len(np.unique(rows)) for rows in halves] == [400, 200, 200, 200]
 
 
-def test_correction_moves_estimate_and_interval(values):
+def test_a_correction_is_told_and_belongs_to_the_estimate(values):
     plain = half_sampled(lambda rows: values[rows].mean(), len(values))
-    corrected = half_sampled(lambda rows: values[rows].mean(), len(values), correction=0.5)
-    assert corrected.correction == 0.5
-    assert corrected.nats - plain.nats == pytest.approx(0.5) == corrected.low - plain.low
-    assert corrected.standard_error == plain.standard_error
+    told = half_sampled(lambda rows: values[rows].mean(), len(values), correction=0.5)
+    assert told.correction == 0.5 and told.nats == plain.nats

@@ -51,7 +51,10 @@ def iou_by_hand(found, true):
 
 
 def test_each_change_is_read(teacher, views):
-    changes = [lambda batch: batch, lambda batch: batch | {"pixel_values": torch.zeros_like(batch["pixel_values"])}]
+    changes = [
+        lambda batch, first: batch,
+        lambda batch, first: batch | {"pixel_values": torch.zeros_like(batch["pixel_values"])},
+    ]
     plain, blind = read_monitor(teacher, views, changes=changes)
     np.testing.assert_array_equal(plain.entropies["audio"], blind.entropies["audio"])
     assert np.ptp(blind.entropies["visual"]) < 1e-5 < np.ptp(plain.entropies["visual"])

@@ -73,6 +73,13 @@ def test_joint_gaussians_within_a_tenth(correlation):
     assert estimate.correction > 0
 
 
+def test_the_interval_knows_that_the_correction_varies_too():
+    """Corrected by a constant, halves would differ by 0.06 where samples differ by 0.1."""
+    estimates = [neighbour_information(*gaussian_sample(0.9, 300, random(seed))) for seed in range(12)]
+    deviation = np.std([one.nats for one in estimates], ddof=1)
+    assert np.mean([one.standard_error for one in estimates]) == pytest.approx(deviation, rel=0.3)
+
+
 def test_the_correction_is_what_plain_neighbours_lack():
     sides = [normal_scores(principal_components(side, 4)) for side in gaussian_sample(0.9, 800, random())]
     truth = -2 * np.log1p(-(0.9**2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -10,7 +10,7 @@ import numpy as np
 
 from ..distillation.teacher import LiveTeacher
 from .corruptions import SoundNoise, cover_pictures
-from .monitor_readings import Batch, Readings, mean_score, read_monitor
+from .monitor_readings import Change, Readings, mean_score, read_monitor
 
 COVERED_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 SNRS_DB = (30.0, 20.0, 10.0, 5.0, 0.0, -5.0, -10.0, -20.0)
@@ -47,8 +47,8 @@ def sweep_covers(
 ) -> list[Level]:
     """Means with the picture covered to each share, see [`cover_pictures`]; sound as it is."""
 
-    def change(share: float) -> Callable[[Batch], Batch]:
-        return lambda batch: batch | {"pixel_values": cover_pictures(batch["pixel_values"], share, seed)}
+    def change(share: float) -> Change:
+        return lambda batch, first: batch | {"pixel_values": cover_pictures(batch["pixel_values"], share, seed, first)}
 
     readings = read_monitor(teacher, views, batch_size, list(map(change, shares)), "Covered pictures")
     return [_level(share, one, entropy_lambda) for share, one in zip(shares, readings, strict=True)]
@@ -65,8 +65,8 @@ def sweep_noise(
 ) -> list[Level]:
     """Means with white noise in the sound at each ratio, see [`SoundNoise`]; picture as it is."""
 
-    def change(snr_db: float) -> Callable[[Batch], Batch]:
-        return lambda batch: batch | {"input_values": noise.add(batch["input_values"], snr_db, seed)}
+    def change(snr_db: float) -> Change:
+        return lambda batch, first: batch | {"input_values": noise.add(batch["input_values"], snr_db, seed, first)}
 
     readings = read_monitor(teacher, views, batch_size, list(map(change, snrs_db)), "Drowned sounds")
     return [_level(snr_db, one, entropy_lambda) for snr_db, one in zip(snrs_db, readings, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import ProcessorMixin
@@ -19,23 +20,23 @@ from ..models.cav_mae.processing_cav_mae import SHIFT_SECONDS, WINDOW_SECONDS
 SMALLEST = torch.finfo(torch.float32).tiny
 
 
-def cover_pictures(pixel_values: Tensor, share: float, seed: int = 0) -> Tensor:
+def cover_pictures(pixel_values: Tensor, share: float, seed: int = 0, first_clip: int = 0) -> Tensor:
     """
     Normalised pictures `(batch, ..., 3, height, width)` with a rectangle of the picture's shape at a random place, the
     same in all frames of a clip, set to 0, the mean colour.
 
     Args:
         share: of the picture that is covered, up to rounding of the rectangle's sides: 0 nothing, 1 all.
+        first_clip: position in its split of the batch's first clip; with `seed` it decides the places.
 
     Raises:
         ValueError: if `share` is not between 0 and 1.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the covered share of a picture must lie between 0 and 1, got {share}.")
-    generator = torch.Generator().manual_seed(seed)
     covered = pixel_values.clone()
     sides = [round(math.sqrt(share) * side) for side in pixel_values.shape[-2:]]
-    for clip in covered:
+    for clip, generator in zip(covered, _generators(seed, first_clip, len(covered)), strict=True):
         top, left = (
             int(torch.randint(whole - side + 1, (), generator=generator))
             for whole, side in zip(clip.shape[-2:], sides, strict=True)
@@ -57,17 +58,18 @@ class SoundNoise(ABC):
     def __init__(self, processor: ProcessorMixin) -> None:
         self.extractor = processor.feature_extractor
 
-    def add(self, input_values: Tensor, snr_db: float, seed: int = 0) -> Tensor:
+    def add(self, input_values: Tensor, snr_db: float, seed: int = 0, first_clip: int = 0) -> Tensor:
         """
         Inputs of a batch `(batch, ...)` with noise.
 
         Args:
             snr_db: power of the clip over that of the noise in decibels, infinity for none.
+            first_clip: position in its split of the batch's first clip; with `seed` it decides the noise.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generators = _generators(seed, first_clip, len(input_values))
         sounding = self.sounding(input_values)
         power = self.to_power(input_values) * sounding
-        noise = torch.stack([self.noise_power(generator) for _ in input_values]).to(input_values.device) * sounding
+        noise = torch.stack(list(map(self.noise_power, generators))).to(input_values.device) * sounding
         axes = tuple(range(1, input_values.ndim))
         level = power.sum(axes, keepdim=True) / noise.sum(axes, keepdim=True).clamp_min(SMALLEST)
         drowned = self.from_power(power + level * 10 ** (-snr_db / 10) * noise)
@@ -141,3 +143,10 @@ def sound_noise_for(processor: ProcessorMixin) -> SoundNoise:
         known = ", ".join(kind.__name__ for kind in SOUND_NOISES)
         raise ValueError(f"no noise for the sound of {type(processor).__name__}; known are {known}.")
     return SOUND_NOISES[type(processor)](processor)
+
+
+def _generators(seed: int, first_clip: int, clips: int) -> list[torch.Generator]:
+    """One for each clip, so that what is done to it does not depend on the batch it is in."""
+    positions = range(first_clip, first_clip + clips)
+    seeds = (np.random.SeedSequence((seed, position)).generate_state(1).item() for position in positions)
+    return [torch.Generator().manual_seed(each) for each in seeds]

@@ -70,6 +70,6 @@ def rank_correlations(readings: Readings) -> dict[str, float | None]:
 
 def _rank_correlation(entropies: np.ndarray, scores: np.ndarray) -> float | None:
     known = ~np.isnan(scores)
-    if len(np.unique(scores[known])) < 2:
+    if min(len(np.unique(values[known])) for values in (entropies, scores)) < 2:
         return None
     return float(spearmanr(entropies[known], scores[known]).statistic)

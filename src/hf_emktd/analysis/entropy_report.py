@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -123,8 +124,12 @@ class EntropyAnalysis:
             [
                 TAGS[one.tag],
                 f"{one.clips}",
-                *(f"{one.weights[branch]:.3f} ± {one.errors[branch]:.3f}" for branch in self.branches),
+                *(_with_error(one.weights[branch], one.errors[branch]) for branch in self.branches),
             ]
             for one in self.tags
         ]
         return markdown_table(header, rows) + "\n\nMeans and their standard errors."
+
+
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.3f}" if math.isnan(error) else f"{value:.3f} ± {error:.3f}"

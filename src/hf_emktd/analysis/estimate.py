@@ -48,8 +48,7 @@ def half_sampled(
     estimator: Callable[[np.ndarray], float], clips: int, correction: float = 0.0, draws: int = 30, seed: int = 0
 ) -> Estimate:
     """
-    What `estimator` gives for all clips, plus `correction`, with an interval from how much it differs between random
-    halves of the clips.
+    What `estimator` gives for all clips, with an interval from how much it differs between random halves of the clips.
 
     A bootstrap draws clips twice, and a clip's nearest neighbour is then itself: estimators on distances break. Halves
     are drawn without replacement; their variance about the whole sample's estimate is that of a whole sample about the
@@ -57,9 +56,10 @@ def half_sampled(
 
     Args:
         estimator: takes indices of clips.
+        correction: the part of what it gives for all clips that is a correction of its bias.
     """
     random = np.random.default_rng(seed)
-    nats = estimator(np.arange(clips)) + correction
+    nats = estimator(np.arange(clips))
     halves = [estimator(random.permutation(clips)[: clips // 2]) for _ in range(draws)]
     error = float(np.std(halves, ddof=1))
     return Estimate(nats, nats - DEVIATIONS * error, nats + DEVIATIONS * error, error, correction)

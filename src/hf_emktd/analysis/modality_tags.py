@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ TAG_COLUMNS = ("video_id", "label", "modality")
 
 @dataclass(frozen=True)
 class TagWeights:
-    """Mean weight of each branch over the clips of a tag, and its standard error."""
+    """Mean weight of each branch over the clips of a tag, and its standard error, NaN of one clip."""
 
     tag: str
     clips: int
@@ -72,7 +73,11 @@ def weights_by_tag(
             tag=tag,
             clips=int(members.sum()),
             weights={branch: float(value[members].mean()) for branch, value in weights.items()},
-            errors={branch: float(value[members].std() / np.sqrt(members.sum())) for branch, value in weights.items()},
+            errors={branch: _standard_error(value[members]) for branch, value in weights.items()},
         )
         for tag, members in groups
     ]
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan

@@ -17,6 +17,8 @@ from ..metrics import IGNORE_INDEX, frame_statistics, segmentation_metrics
 from .clip_batches import clip_batches, device_at_hand
 
 Batch = dict[str, Tensor]
+# Of a batch and the position of its first clip, the batch with other inputs.
+Change = Callable[[Batch, int], Batch]
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,12 @@ def read_monitor(
     teacher: LiveTeacher,
     views: datasets.Dataset,
     batch_size: int = 64,
-    changes: Sequence[Callable[[Batch], Batch]] = (lambda batch: batch,),
+    changes: Sequence[Change] = (lambda batch, first_clip: batch,),
     description: str = "Entropies",
 ) -> list[Readings]:
     """
-    Readings of the clips after each of the `changes` to a batch's inputs; by default one, of the clips as they are.
+    Readings of the clips after each of the `changes` to a batch's inputs, which are told the position of its first
+    clip; by default one, of the clips as they are.
 
     Args:
         teacher: with a monitor.
@@ -62,9 +65,9 @@ def read_monitor(
     device = device_at_hand()
     teacher.to(device)
     parts: list[list[dict[str, Any]]] = [[] for _ in changes]
-    for batch in clip_batches(views, batch_size, device, description):
+    for index, batch in enumerate(clip_batches(views, batch_size, device, description)):
         for part, change in zip(parts, changes, strict=True):
-            part.append(_read_batch(teacher, change(batch)))
+            part.append(_read_batch(teacher, change(batch, index * batch_size)))
     return [_joined(part) for part in parts]
 
 
