@@ -460,6 +460,32 @@ class TestHeadLearningRate:
             AudioVisualTrainer(model, args, train_dataset=make_views(make_features()))
 
 
+class TestGivenOptimizer:
+    """An optimizer of the caller's own, given with `optimizers`."""
+
+    def given(self, tmp_path, with_projections, **options):
+        student, args = make_model(), make_arguments(tmp_path, objective=["vkd"])
+        (vkd,) = build_objectives(args, student.config, student.config)
+        assert any(parameter.requires_grad for parameter in vkd.parameters())
+        own = [*student.parameters(), *(vkd.parameters() if with_projections else ())]
+        optimizers = (torch.optim.SGD(own, lr=0.05), None)
+        return vkd, make_trainer(tmp_path, student=student, objectives=[vkd], optimizers=optimizers, **options)
+
+    def test_must_hold_what_objectives_learn(self, tmp_path):
+        with pytest.raises(ValueError, match=r"lacks parameters of vkd, .*: add objective.parameters\(\) of each"):
+            self.given(tmp_path, with_projections=False)
+
+    def test_trains_what_objectives_learn(self, tmp_path):
+        vkd, trainer = self.given(tmp_path, with_projections=True)
+        before = weights(vkd)
+        trainer.train()
+        assert any(not torch.equal(tensor, before[name]) for name, tensor in vkd.state_dict().items())
+
+    def test_has_the_rate_of_the_head_already(self, tmp_path):
+        with pytest.raises(ValueError, match="is for the optimizer of the trainer, got one"):
+            self.given(tmp_path, with_projections=True, head_learning_rate_factor=10.0)
+
+
 class TestRefusals:
     def test_other_labels(self, tmp_path):
         student = make_model(id2label={0: "bell", 1: "rain", 2: "dog"})

@@ -129,6 +129,7 @@ def make_trainer(
     views=None,
     objectives=None,
     collator=None,
+    optimizers=(None, None),
     **options,
 ) -> EMKTDTrainer:
     """A distillation from `make_teacher()` on 16 clips; `options` are those of `DistillationArguments`."""
@@ -147,6 +148,7 @@ def make_trainer(
         eval_dataset=make_views(make_features(count=7, seed=1)),
         train_labels=views.features["label"][:] if isinstance(views, ClipViews) else None,
         data_collator=collator or AudioVisualCollator(),
+        optimizers=optimizers,
     )
 
 

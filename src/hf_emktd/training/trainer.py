@@ -70,7 +70,8 @@ class AudioVisualTrainer(ResumableTrainer):
 
     Raises:
         ValueError: if balanced sampling lacks the labels, another learning rate is asked for a head that cannot be
-            told from its model, a part to freeze does not exist, or an option does not suit the task.
+            told from its model or with an optimizer of the caller's own, a part to freeze does not exist, or an
+            option does not suit the task.
     """
 
     # Without it the Trainer takes the loss of a model whose forward has **kwargs as already divided by the number of
@@ -88,7 +89,7 @@ class AudioVisualTrainer(ResumableTrainer):
         **kwargs,
     ):
         _check_sampling(args, train_labels, kwargs.get("train_dataset"))
-        _check_head(model, args.head_learning_rate_factor)
+        _check_head(model, args.head_learning_rate_factor, _given_optimizer(kwargs))
         self.task = task_of_config(model.config)
         self.task.check(args)
         freeze_parts(model, args.freeze)
@@ -230,11 +231,13 @@ class EMKTDTrainer(AudioVisualTrainer):
     The teacher is not part of the student: it has no gradient, no optimiser state and is in no checkpoint. Objectives
     that need a scale are calibrated before the first step on `calibration_clips` random clips of the training split,
     the same clips on every rank and in a resumed run, so both find the same scale. Parameters of objectives
-    (projections) are trained beside the student's and lie in every checkpoint, not in the student.
+    (projections) are trained beside the student's and lie in every checkpoint, not in the student; an optimizer given
+    with `optimizers` must hold them too.
 
     Raises:
         ValueError: if labels or token contracts of teacher and student do not fit, an objective needs entropies and
-            the teacher has no monitor, two objectives share a name, or a kernel is still to be chosen.
+            the teacher has no monitor, two objectives share a name, a kernel is still to be chosen, or an optimizer
+            that is given lacks parameters of an objective.
     """
 
     args: DistillationArguments
@@ -253,6 +256,7 @@ class EMKTDTrainer(AudioVisualTrainer):
         if objectives:
             _check_teacher(model, teacher, objectives)
             _check_cached(teacher, kwargs.get("train_dataset"))
+        _check_optimizer(_given_optimizer(kwargs), objectives)
         super().__init__(model=model, args=args, **kwargs)
         self.objectives = nn.ModuleList(objectives).to(self.args.device)
         self.teacher = prepare_frozen(self.accelerator, teacher) if objectives else None
@@ -382,11 +386,36 @@ def _check_sampling(args: AudioVisualTrainingArguments, train_labels: Sequence[i
         )
 
 
-def _check_head(model: PreTrainedModel, factor: float) -> None:
+def _check_head(model: PreTrainedModel, factor: float, optimizer: torch.optim.Optimizer | None) -> None:
+    if factor != 1 and optimizer is not None:
+        raise ValueError(
+            f"head_learning_rate_factor={factor} is for the optimizer of the trainer, got one with optimizers: "
+            "give the head a group of its own there and use 1, or leave the optimizer to the trainer."
+        )
     if factor != 1 and model.base_model is model:
         raise ValueError(
             f"head_learning_rate_factor={factor} needs a model whose head can be told from the rest; "
             f"{type(model).__name__} has no module named by base_model_prefix {model.base_model_prefix!r}. Use 1."
+        )
+
+
+def _given_optimizer(options: dict[str, Any]) -> torch.optim.Optimizer | None:
+    return (options.get("optimizers") or (None, None))[0]
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer | None, objectives: Sequence[DistillationObjective]) -> None:
+    if optimizer is None:
+        return
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left_out = [
+        objective.name
+        for objective in objectives
+        if any(parameter.requires_grad and id(parameter) not in held for parameter in objective.parameters())
+    ]
+    if left_out:
+        raise ValueError(
+            f"the optimizer given with optimizers lacks parameters of {', '.join(left_out)}, which would never be "
+            "trained: add objective.parameters() of each to the optimizer, or leave the optimizer to the trainer."
         )
 
 
