@@ -92,6 +92,17 @@ def test_evaluation_sums_masks_up(tmp_path):
     assert metrics["eval_MF"] == pytest.approx(expected["MF"], rel=1e-5)
 
 
+def test_scenes_without_masks_are_answered(tmp_path):
+    trainer = tiny_scenes.make_trainer(tmp_path, per_device_eval_batch_size=2)
+    views = [trainer.eval_dataset[index] for index in range(3)]
+    unlabelled = [{name: value for name, value in view.items() if name not in ("label", "labels")} for view in views]
+    answer = trainer.predict(unlabelled)
+    with torch.no_grad():
+        logits = trainer.model.eval()(**trainer.model_inputs(trainer.data_collator(views))).logits
+    np.testing.assert_allclose(answer.predictions, logits.numpy(), rtol=1e-4, atol=1e-5)
+    assert answer.label_ids is None
+
+
 class TestFreezing:
     def test_a_frozen_part_stays(self, tmp_path):
         trainer = tiny_scenes.make_trainer(tmp_path, freeze=["audio_encoder"])

@@ -609,6 +609,18 @@ class TestEvaluation:
         expected = F.cross_entropy(logits, batch["labels"]).item()
         assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
+    def test_clips_without_labels_are_answered(self, tmp_path):
+        """Of the teacher's inputs and the clips' names the model knows nothing."""
+        student, teacher = make_model(), make_model(seed=1, image_size=32)
+        views = make_views(make_features(count=7, size=32, seed=1), student=student, teacher=teacher)
+        labelled = [views[clip, 0] for clip in range(7)]
+        unlabelled = [{name: value for name, value in view.items() if name != "label"} for view in labelled]
+        trainer = make_trainer(tmp_path, student=student, per_device_eval_batch_size=3)
+        answer = trainer.predict(unlabelled)
+        np.testing.assert_array_equal(answer.predictions, trainer.predict(labelled).predictions)
+        assert answer.predictions.shape == (7, 3) and answer.label_ids is None
+        assert "test_loss" not in answer.metrics
+
     def test_evaluation_within_training_changes_nothing(self, tmp_path):
         runs = [make_trainer(tmp_path, max_steps=4, eval_strategy=when, eval_steps=1) for when in ("no", "steps")]
         for trainer in runs:

@@ -153,13 +153,29 @@ class AudioVisualTrainer(ResumableTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], *args, **kwargs
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """As [`Trainer.prediction_step`]; masks are summed up before they are gathered."""
-        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-        if logits is not None:
-            check_finite("the model's answer is", [logits], inputs.get("clip_ids"))
-        return loss, *(self.task.for_metrics(logits, labels) if logits is not None else (logits, labels))
+        """
+        As [`Trainer.prediction_step`]; masks are summed up before they are gathered. Of clips without labels the
+        logits are gathered as they are.
+        """
+        if inputs.get("labels") is None:
+            loss, logits, labels = None, self._logits(model, inputs), None
+        else:
+            loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if prediction_loss_only:
+            return loss, None, None
+        check_finite("the model's answer is", [logits], inputs.get("clip_ids"))
+        return loss, *(self.task.for_metrics(logits, labels) if labels is not None else (logits, labels))
+
+    def _logits(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        own = self._prepare_inputs(self.model_inputs(inputs))
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return model(**own).logits
 
     def model_inputs(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """The trained model's own inputs: no labels, nothing that is for the teacher."""
