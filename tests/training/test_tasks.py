@@ -92,6 +92,18 @@ def test_evaluation_sums_masks_up(tmp_path):
     assert metrics["eval_MF"] == pytest.approx(expected["MF"], rel=1e-5)
 
 
+def test_metrics_of_the_callers_own_get_logits_and_masks(tmp_path):
+    seen = []
+    trainer = tiny_scenes.make_trainer(tmp_path, per_device_eval_batch_size=2)
+    trainer.compute_metrics = lambda prediction: seen.append(prediction) or {"clips": len(prediction.label_ids)}
+    assert trainer.evaluate()["eval_clips"] == 3
+    batch = trainer.data_collator([trainer.eval_dataset[index] for index in range(3)])
+    with torch.no_grad():
+        logits = trainer.model.eval()(**trainer.model_inputs(batch)).logits
+    np.testing.assert_allclose(seen[0].predictions, logits.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(seen[0].label_ids, batch["labels"].numpy())
+
+
 def test_scenes_without_masks_are_answered(tmp_path):
     trainer = tiny_scenes.make_trainer(tmp_path, per_device_eval_batch_size=2)
     views = [trainer.eval_dataset[index] for index in range(3)]

@@ -69,7 +69,7 @@ class Task(ABC):
         """Metrics of a whole split from what `for_metrics` kept of each batch."""
 
     def for_metrics(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """What is gathered of a batch's logits and labels."""
+        """What is gathered of a batch's logits and labels for `compute_metrics`."""
         return logits, labels
 
 

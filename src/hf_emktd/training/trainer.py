@@ -63,7 +63,8 @@ class AudioVisualTrainer(ResumableTrainer):
             and [`StreamedViews`] each epoch draws new views.
         processing_class: the model's processor, saved with every checkpoint.
         train_labels: int class ids of `train_dataset` in its order; needed with `balanced_sampling`.
-        kwargs: those of [`~transformers.Trainer`].
+        kwargs: those of [`~transformers.Trainer`]; `compute_metrics` gets logits and labels of the whole split, and is
+            the task's own if it is left out.
 
     The loss is a mean per batch; the Trainer divides it by the number of accumulation steps. Order and views of an
     epoch depend on `data_seed` (or `seed`) and the epoch alone, so a resumed run repeats the uninterrupted one.
@@ -160,8 +161,8 @@ class AudioVisualTrainer(ResumableTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """
-        As [`Trainer.prediction_step`]; masks are summed up before they are gathered. Of clips without labels the
-        logits are gathered as they are.
+        As [`Trainer.prediction_step`]; masks are summed up before they are gathered, for the task's own metrics.
+        Other `compute_metrics` get logits and labels as they are, and so does who asks for clips without labels.
         """
         if inputs.get("labels") is None:
             loss, logits, labels = None, self._logits(model, inputs), None
@@ -170,7 +171,8 @@ class AudioVisualTrainer(ResumableTrainer):
         if prediction_loss_only:
             return loss, None, None
         check_finite("the model's answer is", [logits], inputs.get("clip_ids"))
-        return loss, *(self.task.for_metrics(logits, labels) if labels is not None else (logits, labels))
+        is_summed_up = labels is not None and self.compute_metrics == self.task.compute_metrics
+        return loss, *(self.task.for_metrics(logits, labels) if is_summed_up else (logits, labels))
 
     def _logits(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         own = self._prepare_inputs(self.model_inputs(inputs))
