@@ -22,6 +22,7 @@ from tiny_runs import (
     weights,
 )
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoProcessor, TrainerCallback
 
 from hf_emktd.data import AudioVisualCollator, AugmentationArguments
@@ -673,3 +674,40 @@ class TestSupervised:
         trainer.train()
         assert trainer.state.global_step == 2
         json.dumps(trainer.state.log_history)
+
+
+class TestOtherLoaders:
+    """Where the clips do not come in the order of a [`ClipSampler`]."""
+
+    def test_takes_an_iterable_data_set(self, tmp_path):
+        views = make_views(make_features())
+        stream = views.features.to_iterable_dataset().shuffle(seed=0, buffer_size=4)
+        collate = AudioVisualCollator()
+        trainer = make_trainer(
+            tmp_path,
+            views=stream,
+            collator=lambda rows: collate([views.transform.view(row, 0) for row in rows]),
+            ktd_scale="teacher_spread",
+            max_steps=4,
+        )
+        trainer.train()
+        assert trainer.state.global_step == 4
+        assert stream.epoch == 1  # of the second pass
+
+    def test_takes_a_loader_of_the_callers_own(self, tmp_path):
+        views = make_views(make_features())
+
+        class InOrder(AudioVisualTrainer):
+            def get_train_dataloader(self):
+                return DataLoader([views[clip, 0] for clip in range(16)], 8, collate_fn=self.data_collator)
+
+        args = make_arguments(tmp_path, AudioVisualTrainingArguments)
+        trainer = InOrder(make_model(), args, train_dataset=views, data_collator=AudioVisualCollator())
+        trainer.train()
+        assert trainer.state.global_step == 2
+
+    def test_balance_of_classes_needs_an_order(self, tmp_path):
+        stream = make_features().to_iterable_dataset()
+        args = make_arguments(tmp_path, AudioVisualTrainingArguments, balanced_sampling=True)
+        with pytest.raises(ValueError, match="a stream comes in an order of its own"):
+            AudioVisualTrainer(make_model(), args, train_dataset=stream, train_labels=[0] * 16)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import ModelOutput, logging
@@ -304,6 +305,8 @@ class EMKTDTrainer(AudioVisualTrainer):
     def _calibration_signals(self, num_clips: int) -> Iterator[TeacherSignal]:
         if isinstance(self.train_dataset, StreamedViews):
             views = self.train_dataset.first(num_clips)
+        elif isinstance(self.train_dataset, IterableDataset):
+            views = list(islice(self.train_dataset, num_clips))
         else:
             views = Subset(self.train_dataset, torch.randperm(len(self.train_dataset))[:num_clips].tolist())
         for batch in DataLoader(views, batch_size=self.args.train_batch_size, collate_fn=self.data_collator):
@@ -380,24 +383,27 @@ class EMKTDTrainer(AudioVisualTrainer):
 class _EpochOfSampler(TrainerCallback):
     """
     Tells the sampler the epoch. The Trainer's own way through the data loader does not reach it when several
-    processes resume in the middle of an epoch.
+    processes resume in the middle of an epoch. Where there is none (an iterable data set, a loader of the caller's
+    own) the data set is told, if it wants to know.
     """
 
-    sampler: ClipSampler
+    sampler: ClipSampler | StreamedViews | None = None
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.sampler.set_epoch(int(state.epoch))
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        told = getattr(train_dataloader, "dataset", None) if self.sampler is None else self.sampler
+        if hasattr(told, "set_epoch"):
+            told.set_epoch(int(state.epoch))
 
 
 def _check_sampling(args: AudioVisualTrainingArguments, train_labels: Sequence[int] | None, train_dataset) -> None:
-    if args.balanced_sampling and isinstance(train_dataset, StreamedViews):
+    if args.balanced_sampling and isinstance(train_dataset, IterableDataset):
         raise ValueError(
             "balanced_sampling draws clips by their class, a stream comes in an order of its own: leave one of "
-            "balanced_sampling and streaming out."
+            "balanced_sampling and streaming (or another iterable data set) out."
         )
     if args.balanced_sampling and train_labels is None:
         raise ValueError("balanced_sampling=True needs train_labels, the class id of every training clip.")
-    if train_labels is not None and train_dataset is not None and len(train_labels) != len(train_dataset):
+    if train_labels is not None and isinstance(train_dataset, Sized) and len(train_labels) != len(train_dataset):
         raise ValueError(
             f"train_labels has {len(train_labels)} class ids for {len(train_dataset)} training clips; give one for "
             "each, in their order."
