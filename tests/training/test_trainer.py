@@ -17,6 +17,7 @@ from tiny_runs import (
     make_features,
     make_model,
     make_monitor,
+    make_teacher,
     make_trainer,
     make_views,
     weights,
@@ -504,6 +505,12 @@ class TestRefusals:
         objectives = build_objectives(args, student.config, student.config)
         with pytest.raises(ValueError, match="EntropyMonitoredDistillation, LogitDistillation need a teacher"):
             EMKTDTrainer(student, args, objectives=objectives)
+
+    @pytest.mark.parametrize("kind", [AudioVisualTrainer, EMKTDTrainer])
+    def test_missing_model(self, tmp_path, kind):
+        options = {"teacher": make_teacher(), "objectives": [LogitDistillation()]} if kind is EMKTDTrainer else {}
+        with pytest.raises(ValueError, match=r"expected a model, got None: .* model_init is not supported"):
+            kind(None, make_arguments(tmp_path), model_init=make_model, **options)
 
     def test_missing_monitor(self, tmp_path):
         with pytest.raises(ValueError, match="need branch entropies"):

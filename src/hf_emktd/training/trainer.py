@@ -90,6 +90,7 @@ class AudioVisualTrainer(ResumableTrainer):
         processing_class: ProcessorMixin | None = None,
         **kwargs,
     ):
+        _check_model(model)
         _check_sampling(args, train_labels, kwargs.get("train_dataset"))
         _check_head(model, args.head_learning_rate_factor, _given_optimizer(kwargs))
         self.task = task_of_config(model.config)
@@ -270,6 +271,7 @@ class EMKTDTrainer(AudioVisualTrainer):
         objectives: Sequence[DistillationObjective] = (),
         **kwargs,
     ):
+        _check_model(model)
         _check_objectives(objectives)
         _check_kernels(args, objectives)
         if objectives:
@@ -393,6 +395,14 @@ class _EpochOfSampler(TrainerCallback):
         told = getattr(train_dataloader, "dataset", None) if self.sampler is None else self.sampler
         if hasattr(told, "set_epoch"):
             told.set_epoch(int(state.epoch))
+
+
+def _check_model(model: PreTrainedModel | None) -> None:
+    if model is None:
+        raise ValueError(
+            "expected a model, got None: pass the model itself, model=make(). model_init is not supported, since the "
+            "task, the parts to freeze and the teacher are checked against the model when the trainer is made."
+        )
 
 
 def _check_sampling(args: AudioVisualTrainingArguments, train_labels: Sequence[int] | None, train_dataset) -> None:
