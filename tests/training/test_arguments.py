@@ -44,6 +44,9 @@ def test_memory_is_pinned_for_an_accelerator_alone(tmp_path, kind):
         ({"head_learning_rate_factor": 0.0}, "head_learning_rate_factor must be positive, got 0.0"),
         ({"non_finite_loss": "ignore"}, "non_finite_loss must be one of stop, skip, got 'ignore'"),
         ({"remove_unused_columns": True}, "would take the teacher's inputs"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy must be 'random', got 'sequential'"),
+        ({"train_sampling_strategy": "group_by_length"}, "must be 'random', got 'group_by_length'"),
+        ({"eval_do_concat_batches": False}, "eval_do_concat_batches must be True, got False"),
         ({"task_weight": -1.0}, "task_weight must not be negative, got -1.0"),
         ({"calibration_clips": 0}, "calibration_clips must be at least 1, got 0"),
         (

@@ -37,7 +37,9 @@ class AudioVisualTrainingArguments(WithoutToken, TrainingArguments):
     EM-KTD + KD on VGGSound is 1e-3; epochs, batch size and schedule are not given in the paper.
 
     Raises:
-        ValueError: for a probability or factor outside its range, or `remove_unused_columns=True`.
+        ValueError: for a probability or factor outside its range, or an option of `TrainingArguments` that these
+            trainers would not obey: `remove_unused_columns=True`, `eval_do_concat_batches=False`, or a
+            `train_sampling_strategy` other than `"random"`.
     """
 
     output_dir: str = field(default="", metadata={"help": "Folder for the model, its card and checkpoints."})
@@ -114,11 +116,7 @@ class AudioVisualTrainingArguments(WithoutToken, TrainingArguments):
             raise ValueError(f"head_learning_rate_factor must be positive, got {self.head_learning_rate_factor}.")
         if self.freeze_epochs < 0:
             raise ValueError(f"freeze_epochs must not be negative, got {self.freeze_epochs}.")
-        if self.remove_unused_columns:
-            raise ValueError(
-                "remove_unused_columns=True would take the teacher's inputs and the labels out of the batches; leave "
-                "it off, the collator picks what is used."
-            )
+        _check_loading(self)
         super().__post_init__()
 
 
@@ -240,6 +238,24 @@ def check_non_finite_loss(action: str) -> None:
     """Raises `ValueError` for an unknown `non_finite_loss`."""
     if action not in NON_FINITE_LOSS:
         raise ValueError(f"non_finite_loss must be one of {', '.join(NON_FINITE_LOSS)}, got {action!r}.")
+
+
+def _check_loading(args: AudioVisualTrainingArguments) -> None:
+    if args.remove_unused_columns:
+        raise ValueError(
+            "remove_unused_columns=True would take the teacher's inputs and the labels out of the batches; leave "
+            "it off, the collator picks what is used."
+        )
+    if args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"train_sampling_strategy must be 'random', got {args.train_sampling_strategy!r}: an epoch's order is "
+            "drawn from data_seed; balanced_sampling=True balances it. For another one override get_train_dataloader."
+        )
+    if not args.eval_do_concat_batches:
+        raise ValueError(
+            "eval_do_concat_batches must be True, got False: metrics are made from a whole split in one piece. Leave "
+            "it out."
+        )
 
 
 def _check_objective(names: list[str]) -> None:
