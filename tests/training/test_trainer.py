@@ -552,6 +552,14 @@ class TestCalibration:
         assert objective.teacher_spread[BRANCHES.index("visual")].item() == pytest.approx(expected, rel=1e-4)
         assert not any("spread" in name for name in trainer.model.state_dict())
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_leaves_the_random_state_of_the_device(self, tmp_path):
+        trainer = make_trainer(tmp_path, ktd_scale="teacher_spread", use_cpu=False)
+        torch.rand(3, device=trainer.args.device)
+        state = torch.cuda.get_rng_state(trainer.args.device)
+        trainer.calibrate()
+        assert torch.equal(torch.cuda.get_rng_state(trainer.args.device), state)
+
     def test_signals_come_one_batch_at_a_time(self, tmp_path):
         trainer = make_trainer(tmp_path, per_device_train_batch_size=4)
         signals = trainer._calibration_signals(11)

@@ -301,7 +301,7 @@ class EMKTDTrainer(AudioVisualTrainer):
         for objective in self.objectives:
             if objective.requires_calibration:
                 clips = max(self.args.calibration_clips, objective.calibration_clips)
-                with _fixed_seed(self.args.seed):
+                with _fixed_seed(self.args):
                     objective.calibrate(self._calibration_signals(clips))
 
     def _calibration_signals(self, num_clips: int) -> Iterator[TeacherSignal]:
@@ -501,8 +501,13 @@ def _scale_head_learning_rate(optimizer: torch.optim.Optimizer, backbone: nn.Mod
 
 
 @contextmanager
-def _fixed_seed(seed: int) -> Iterator[None]:
-    """Draws the calibration clips and their views from `seed`, and leaves the run's own random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+def _fixed_seed(args: AudioVisualTrainingArguments) -> Iterator[None]:
+    """
+    Draws the calibration clips and their views from `args.seed`, and leaves the run's own random state, on the CPU
+    and on its devices, as it was.
+    """
+    kind = args.device.type
+    devices = range(args.n_gpu) if args.n_gpu > 1 else [args.device]
+    with torch.random.fork_rng(devices=[] if kind == "cpu" else devices, device_type=kind):
+        torch.manual_seed(args.seed)
         yield
