@@ -13,7 +13,6 @@ from transformers import EvalPrediction
 
 from hf_emktd.metrics import (
     IGNORE_INDEX,
-    SegmentationMeter,
     SegmentationMetric,
     compute_mask_metrics,
     frame_statistics,
@@ -151,12 +150,12 @@ def test_the_order_does_not_matter(statistics, protocol):
 
 @pytest.mark.parametrize(("protocol", "clips_per_batch"), [("avsbench", 1), ("avsbench", 2), ("dataset", 1)])
 @pytest.mark.parametrize("batch", [1, 2, 9])
-def test_streaming_equals_all_at_once(data_set, statistics, protocol, clips_per_batch, batch):
-    meter = SegmentationMeter(protocol, clips_per_batch)
-    for logits, labels in zip(*(values.split(batch) for values in data_set), strict=True):
-        meter.add(logits, labels)
-    assert meter.compute() == segmentation_metrics(statistics, protocol, clips_per_batch)
-    assert torch.equal(meter.statistics, statistics)
+def test_batch_by_batch_equals_all_at_once(data_set, statistics, protocol, clips_per_batch, batch):
+    batches = zip(*(values.split(batch) for values in data_set), strict=True)
+    collected = torch.cat([frame_statistics(logits, labels) for logits, labels in batches])
+    assert torch.equal(collected, statistics)
+    expected = segmentation_metrics(statistics, protocol, clips_per_batch)
+    assert segmentation_metrics(collected, protocol, clips_per_batch) == expected
 
 
 def test_statistics_are_those_of_each_frame_alone(data_set, statistics):
@@ -224,18 +223,13 @@ def test_unusable_statistics_are_refused(statistics):
     with pytest.raises(ValueError, match="preprocess_logits_for_metrics=preprocess_mask_logits"):
         segmentation_metrics(np.zeros((2, 5, 32, 32)))
     with pytest.raises(ValueError, match="none of the 0 frames has a label"):
-        SegmentationMeter().compute()
-    with pytest.raises(ValueError, match=r"\(clips, frames, height, width\)"):
-        SegmentationMeter().add(torch.zeros(5, 4, 4), torch.zeros(5, 4, 4))
+        segmentation_metrics(np.zeros((0, 0, 260)))
 
 
-@pytest.mark.parametrize(
-    "use", [lambda **options: segmentation_metrics(np.zeros((1, 1, 260)), **options), SegmentationMeter]
-)
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"protocol": "ms3"}, "protocol must be one of"), ({"clips_per_batch": 0}, "clips_per_batch must be at least 1")],
 )
-def test_unknown_options_are_refused(use, options, message):
+def test_unknown_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        use(**options)
+        segmentation_metrics(np.zeros((1, 1, 260)), **options)

@@ -14,7 +14,6 @@ from .event_classification import (
 )
 from .segmentation import (
     IGNORE_INDEX,
-    SegmentationMeter,
     compute_mask_metrics,
     frame_statistics,
     preprocess_mask_logits,
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "IGNORE_INDEX",
     "EventClassification",
-    "SegmentationMeter",
     "SegmentationMetric",
     "accuracy",
     "average_frame_probabilities",

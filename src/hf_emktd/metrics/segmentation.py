@@ -108,50 +108,6 @@ def segmentation_metrics(
     }
 
 
-class SegmentationMeter:
-    """[`segmentation_metrics`] collected batch by batch; only the statistics are kept, on the CPU.
-
-    Args:
-        protocol (`str`, *optional*, defaults to `"avsbench"`):
-            `"avsbench"` or `"dataset"`.
-        clips_per_batch (`int`, *optional*, defaults to 1):
-            Test batch that `"avsbench"` averages over, whatever the batches that are added.
-
-    Example:
-
-    ```py
-    >>> import torch
-    >>> from hf_emktd.metrics import SegmentationMeter
-
-    >>> meter = SegmentationMeter()
-    >>> labels = torch.eye(4).expand(2, 5, 4, 4)
-    >>> meter.add(logits=20 * labels - 10, labels=labels)
-    >>> round(meter.compute()["MJ"], 6)
-    1.0
-    ```
-    """
-
-    def __init__(self, protocol: str = "avsbench", clips_per_batch: int = 1) -> None:
-        _check_protocol(protocol, clips_per_batch)
-        self.protocol, self.clips_per_batch = protocol, clips_per_batch
-        self._batches: list[Tensor] = []
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Adds clips: `logits` and `labels` of shape `(clips, frames, height, width)` as in [`frame_statistics`]."""
-        if logits.ndim != 4:
-            raise ValueError(f"logits must be (clips, frames, height, width), got shape {tuple(logits.shape)}.")
-        self._batches.append(frame_statistics(logits, labels).cpu())
-
-    @property
-    def statistics(self) -> Tensor:
-        """What was added so far, `(clips, frames, 260)`."""
-        return torch.cat(self._batches) if self._batches else torch.zeros(0, 0, NUM_STATISTICS)
-
-    def compute(self) -> dict[str, float]:
-        """The metrics of all clips added so far."""
-        return segmentation_metrics(self.statistics, self.protocol, self.clips_per_batch)
-
-
 def preprocess_mask_logits(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
     """[`frame_statistics`], in the form `Trainer(preprocess_logits_for_metrics=...)` takes.
 
