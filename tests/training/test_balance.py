@@ -65,6 +65,16 @@ def test_every_objective_pulls_as_hard_as_it_is_told(tmp_path):
     assert lengths["em_ktd"] == pytest.approx(0.5 * lengths["task"], rel=1e-4)
 
 
+def test_nothing_is_measured_after_the_steps_that_are(tmp_path):
+    lengths = {}
+    for steps in (1, 2, 3):
+        trainer = run(tmp_path / str(steps), balance_steps=2, max_steps=steps)
+        trainer.train()
+        lengths[steps] = trainer.balance.lengths.clone()
+    assert not torch.equal(lengths[1], lengths[2])
+    assert torch.equal(lengths[2], lengths[3])
+
+
 def test_a_resumed_run_keeps_what_was_measured(tmp_path):
     straight = run(tmp_path / "straight", save_strategy="steps", save_steps=3)
     straight.train()

@@ -154,6 +154,13 @@ class TestSkip:
                 losses.checked({"task": torch.tensor(torch.nan)}, ["clip"], step)
         assert losses.skipped == LONGEST_ROW
 
+    def test_one_good_batch_ends_a_row_of_skipped_ones(self):
+        losses = FiniteLosses("skip")
+        row = [torch.nan] * (LONGEST_ROW - 1)
+        for step, loss in enumerate([*row, 1.0, *row]):
+            losses.checked({"task": torch.tensor(loss)}, ["clip"], step)
+        assert losses.skipped == 2 * (LONGEST_ROW - 1)
+
     def test_shards_of_a_gradient_cannot_be_masked(self):
         accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP)
         check_skipping("stop", accelerator)

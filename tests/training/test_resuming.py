@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import OFF, make_features, make_trainer, make_views, weights
 from transformers import TrainerCallback
 
-from hf_emktd.training.interruption import CheckpointError, Interrupted
+from hf_emktd.training.interruption import SAME_SIGNAL_SECONDS, CheckpointError, Interrupted, signals_deferred
 from hf_emktd.training.resuming import last_checkpoint
 from hf_emktd.training.training_clock import training_seconds
 
@@ -53,6 +53,22 @@ def test_a_signal_saves_after_the_step_and_the_run_goes_on(tmp_path, step, signu
         [line["step"] for line in trainer.state.log_history if "eval_loss" in line] for trainer in (straight, resumed)
     ]
     assert evaluated == [[3, 6, 9]] * 2
+
+
+def test_the_same_signal_comes_twice_within_two_seconds():
+    """A launcher hands Ctrl-C on to processes that the terminal has sent it to already."""
+    with signals_deferred() as asked:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        assert asked.signum == signal.SIGINT
+
+
+def test_a_second_signal_after_two_seconds_ends_at_once():
+    with signals_deferred() as asked, pytest.raises(Interrupted, match=r"^SIGINT\. Nothing was saved\.$"):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(SAME_SIGNAL_SECONDS + 0.05)
+        assert asked.signum == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("earlier", [1000.0, None], ids=["counted", "of a checkpoint without a clock"])

@@ -552,6 +552,19 @@ class TestCalibration:
         assert objective.teacher_spread[BRANCHES.index("visual")].item() == pytest.approx(expected, rel=1e-4)
         assert not any("spread" in name for name in trainer.model.state_dict())
 
+    @pytest.mark.parametrize(("asked", "seen"), [(0, 4), (11, 11)])
+    def test_an_objective_sees_as_many_clips_as_it_asks_for(self, tmp_path, asked, seen):
+        class Counting(LogitDistillation):
+            requires_calibration = True
+
+            def calibrate(self, signals):
+                self.clips = sum(len(signal.logits) for signal in signals)
+
+        objective = Counting()
+        objective.calibration_clips = asked
+        make_trainer(tmp_path, objectives=[objective], calibration_clips=4).calibrate()
+        assert objective.clips == seen
+
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
     def test_leaves_the_random_state_of_the_device(self, tmp_path):
         trainer = make_trainer(tmp_path, ktd_scale="teacher_spread", use_cpu=False)
