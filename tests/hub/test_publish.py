@@ -171,6 +171,46 @@ def test_push_uploads_the_model_and_no_leftovers(this_hub, student):
     assert ModelCard(this_hub.files(REPO)["README.md"].decode()).data.base_model == "org/teacher"
 
 
+# one file for each pattern of what stays behind
+LEFT_BEHIND = {
+    "checkpoint-*": "checkpoint-7/config.json",
+    "runs/*": "runs/today/events.out",
+    "*.bin": "training_args.bin",
+    "*.pt": "optimizer.pt",
+    "*.pth": "old.pth",
+    ".*.saving-*": ".all.saving-host-1-0/config.json",
+    "*/.*.saving-*": "entropy_monitor/.all.saving-host-1-0/config.json",
+    ".clips.*": ".clips.abc/clips.json",
+    "results.json": "results.json",
+    "evaluation.json": "evaluation.json",
+    "clips.json": "clips.json",
+    "trainer_state.json": "trainer_state.json",
+}
+
+
+def test_every_pattern_keeps_a_file_back_that_no_other_does(this_hub, student, monkeypatch):
+    assert list(LEFT_BEHIND) == publish._NOT_PUSHED
+    expected = set(files(student))
+    for name in LEFT_BEHIND.values():
+        (student / name).parent.mkdir(parents=True, exist_ok=True)
+        (student / name).write_text(name)
+    push_to_hub(student, REPO, token=WRITE_TOKEN)
+    assert set(this_hub.files(REPO)) == expected
+    for pattern, name in LEFT_BEHIND.items():
+        monkeypatch.setattr(publish, "_NOT_PUSHED", [other for other in LEFT_BEHIND if other != pattern])
+        push_to_hub(student, f"org/without-{list(LEFT_BEHIND).index(pattern)}", token=WRITE_TOKEN)
+        arrived = this_hub.files(f"org/without-{list(LEFT_BEHIND).index(pattern)}")
+        assert set(arrived) == expected | {name}, pattern
+
+
+def test_entries_for_a_leaderboard_arrive(this_hub, model, processor, summary, tmp_path):
+    summary.data.benchmark_task = "events"
+    student = save_for_hub(model, processor, tmp_path / "student", summary)
+    push_to_hub(student, REPO, token=WRITE_TOKEN)
+    entries = (student / ".eval_results" / "events.yaml").read_bytes()
+    assert this_hub.files(REPO)[".eval_results/events.yaml"] == entries
+
+
 def test_a_second_push_sends_only_what_changed(this_hub, student):
     push_to_hub(student, REPO, token=WRITE_TOKEN)
     this_hub.requests.clear()
