@@ -154,6 +154,18 @@ def test_gradient_equals_finite_differences(name, pair, make_output):
     assert torch.autograd.gradcheck(part, student)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "flatten"])
+def test_a_float64_student_learns_from_a_float32_teacher(pair, make_output, pooling):
+    gradients = []
+    for teacher in (pair[1].float(), pair[1].float().double()):
+        student = pair[0].clone().requires_grad_()
+        loss = audio_loss(make_output, student, teacher, pooling=pooling)
+        loss.backward()
+        assert loss.dtype == torch.float64
+        gradients.append(student.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
 def test_single_clip_has_loss_0(pair, make_output):
     student = pair[0][:1].requires_grad_()
     loss = audio_loss(make_output, student, pair[1][:1])

@@ -42,6 +42,16 @@ def test_clip_without_weight_gets_no_gradient(make_output, signal):
     assert [bool(gradient.abs().max() > 0) for gradient in student.grad] == [True, True, True, False, True]
 
 
+def test_a_float64_student_learns_from_a_float32_teacher(make_output, signal):
+    gradients = []
+    for tokens in (signal.tokens["audio"].float(), signal.tokens["audio"]):
+        student = formula_tokens("student").requires_grad_()
+        signal.tokens["audio"] = tokens
+        relations()(make_output({"audio": student}), signal)["em_clip_ktd_audio"].backward()
+        gradients.append(student.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
 def test_lambda_0_is_the_plain_objective(make_output, signal):
     output = make_output({"audio": formula_tokens("student")})
     plain, monitored = relations(ClipRelationDistillation), relations(entropy_lambda=0.0)

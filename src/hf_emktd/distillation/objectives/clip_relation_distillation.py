@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -80,7 +81,8 @@ class ClipRelationDistillation(KernelObjective):
     def _branch_loss(self, branch: str, student_tokens: Tensor, teacher_signal: TeacherSignal) -> Tensor:
         vectors = (self._teacher_vectors(branch, teacher_signal), self._vectors(student_tokens))
         teacher, student = (self._relations(gathered(clips)) for clips in vectors)
-        losses = F.huber_loss(student, teacher, reduction="none", delta=self.delta)
+        dtype = torch.promote_types(student.dtype, teacher.dtype)  # huber_loss has no gradient for two
+        losses = F.huber_loss(student.to(dtype), teacher.to(dtype), reduction="none", delta=self.delta)
         weights = self.branch_weights(teacher_signal).get(branch)
         if weights is not None:
             weights = gathered(weights)
