@@ -134,6 +134,24 @@ def test_single_picture_has_no_statistics_of_channel_weights():
     assert all(part.isfinite() for part in parts.values())
 
 
+def test_single_picture_whose_last_stage_is_one_place():
+    """The coarsest map has one value per channel, of which there are no statistics."""
+    objective, one = formula_objective(), {}
+    for role in ("student", "teacher"):
+        maps, embeddings = clip_stages(role, frames=1).values()
+        one[role] = {"stage_maps": (*maps[:3], maps[3][..., :1, :1]), "stage_embeddings": embeddings}
+        one[role]["stage_maps"][3].requires_grad_(role == "student")
+    parts = parts_of(objective, **one)
+    assert all(part.isfinite() for part in parts.values())
+    parts["transkd_features"].backward()
+    coarsest = one["student"]["stage_maps"][3].detach().flatten(0, 1)
+    assert one["student"]["stage_maps"][3].grad.abs().max() > 0
+    reduction = objective.fusions[3].reduction
+    assert torch.equal(reduction(coarsest), reduction[0](coarsest))
+    several = coarsest.repeat(2, 1, 1, 1) * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
+    assert not torch.equal(reduction(several), reduction[0](several))
+
+
 def test_parts_are_float32_under_autocast_and_give_the_teacher_no_gradient():
     objective, student, teacher = formula_objective(), clip_stages("student"), clip_stages("teacher")
     expected = parts_of(objective, student, teacher)

@@ -145,7 +145,7 @@ class SelectiveFusion(nn.Module):
 
     Batch statistics are those of the batch at hand, as always in training; none are kept, since nothing of this is
     ever evaluated. Of a single picture the official code squeezes with another layer that has no norm; here the same
-    layer goes without its norm, which has no statistics of one.
+    layer goes without its norm ([`BatchNormOfSeveral`]), and so do the convolutions of a map of one place.
 
     Args:
         width_from, fused_width, width_to: of the student's map, while it is fused, and of the teacher's map.
@@ -159,7 +159,7 @@ class SelectiveFusion(nn.Module):
         if from_above:
             squeezed = max(fused_width // 16, 32)
             self.squeeze = nn.Conv2d(fused_width, squeezed, kernel_size=1, bias=False)
-            self.squeeze_norm = nn.BatchNorm2d(squeezed, track_running_stats=False)
+            self.squeeze_norm = BatchNormOfSeveral(squeezed, track_running_stats=False)
             self.excitations = nn.ModuleList(nn.Conv2d(squeezed, fused_width, kernel_size=1) for _ in range(2))
 
     def forward(self, features: Tensor, above: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -176,9 +176,16 @@ class SelectiveFusion(nn.Module):
     def _channel_weights(self, total: Tensor) -> Tensor:
         """`(2, pictures, fused_width, 1, 1)`, adding to 1 along the first."""
         squeezed = self.squeeze(total.mean(dim=(-2, -1), keepdim=True))
-        if len(squeezed) > 1:
-            squeezed = self.squeeze_norm(squeezed)
+        squeezed = self.squeeze_norm(squeezed)
         return torch.stack([excitation(squeezed.relu()) for excitation in self.excitations]).softmax(dim=0)
+
+
+class BatchNormOfSeveral(nn.BatchNorm2d):
+    """Leaves maps alone that have one value per channel, of which there are no statistics."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps `(pictures, width, rows, columns)` of the same shape."""
+        return maps if maps.numel() == maps.shape[1] else super().forward(maps)
 
 
 def pyramid_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -199,7 +206,7 @@ def pyramid_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def _convolution(width_from: int, width_to: int, kernel_size: int) -> nn.Sequential:
     convolution = nn.Conv2d(width_from, width_to, kernel_size, padding=kernel_size // 2, bias=False)
     nn.init.kaiming_uniform_(convolution.weight, a=1)
-    return nn.Sequential(convolution, nn.BatchNorm2d(width_to, track_running_stats=False))
+    return nn.Sequential(convolution, BatchNormOfSeveral(width_to, track_running_stats=False))
 
 
 def _stage_pairs(name: str, student_output: ModelOutput, teacher_signal: TeacherSignal) -> list[tuple[Tensor, Tensor]]:
