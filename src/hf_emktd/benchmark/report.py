@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..hub.distillation_summary import plain, write_whole
+from ..hub.distillation_summary import plain
 from ..training.finish import command_line
+from ..whole_files import write_whole
 from .runner import Benchmark
 from .runs import Run
 from .statistics import PairedDifference, mean_and_deviation

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..hub.distillation_summary import write_whole
+from ..whole_files import write_whole
 
 RECORD_NAME, LOG_NAME, LOCK_NAME = "run.json", "log.txt", ".lock"
 

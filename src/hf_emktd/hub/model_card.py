@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from transformers.utils import logging
 
 from ..plain_text import in_code, in_markdown, in_one_line, visible
+from ..whole_files import write_whole
 from .distillation_summary import (
     CLASSIFICATION,
     CONTROLS,
@@ -22,7 +23,6 @@ from .distillation_summary import (
     DistillationSummary,
     EvaluationResult,
     hub_id_of,
-    write_whole,
 )
 
 logger = logging.get_logger(__name__)

@@ -14,7 +14,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy
 
 from ..hub import DataFacts, DistillationSummary, EvaluationResult, prepare_repository, push_to_hub, save_for_hub
-from ..hub.distillation_summary import plain, write_whole
+from ..hub.distillation_summary import plain
+from ..whole_files import write_whole
 from .arguments import AudioVisualTrainingArguments
 from .clip_data import ClipData
 from .evaluation_arguments import EvaluationArguments

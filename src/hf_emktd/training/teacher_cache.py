@@ -24,8 +24,7 @@ from ..distillation.entropy_monitor import EntropyMonitor
 from ..distillation.teacher import fingerprint
 from ..distillation.token_codes import CLIP, CODECS, GRID, TOKEN, TokenCodec
 from ..distillation.token_distillation import BRANCHES
-from ..hub.distillation_summary import write_whole
-from ..whole_files import sha256_of
+from ..whole_files import sha256_of, write_whole
 from .clip_data import TRAIN, ClipData
 from .views import ClipViews
 

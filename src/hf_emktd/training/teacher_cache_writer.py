@@ -27,7 +27,7 @@ from ..data.collators import AudioVisualCollator
 from ..data.processes import fork_without_garbage
 from ..distillation.teacher import LiveTeacher, TeacherSignal
 from ..distillation.token_codes import TokenCodec, cosine_errors
-from ..hub.distillation_summary import write_whole
+from ..whole_files import write_whole
 from .finite_losses import check_finite
 from .teacher_cache import (
     ERRORS,
