@@ -6,7 +6,7 @@ import pytest
 from written_runs import write_run
 
 from hf_emktd.benchmark import suite_rows
-from hf_emktd.benchmark.suites import EVENTS
+from hf_emktd.benchmark.suites import EVENTS, Row
 from hf_emktd.benchmark.tuning import Choice
 from hf_emktd.distillation import EntropyMonitor, EntropyMonitorConfig, fingerprint
 from hf_emktd.distillation.token_codes import PlainTokens, TokenRelations
@@ -115,3 +115,25 @@ def test_rows_that_a_teacher_cache_serves_read_it(benchmark, tmp_path, codec, jo
         command = benchmark.student_run(ROWS[name], 0).command
         assert any(str(tmp_path) == word.rpartition("=")[2] for word in command) == (name in served)
         assert option(benchmark.student_run(ROWS[name], 0), "--num_train_epochs") == ["3"]
+
+
+def test_what_a_row_reads_follows_from_the_options_of_its_objectives(benchmark, tmp_path):
+    """Relations of clips need the tokens themselves where these are flattened, and their means where not."""
+    manifest = CacheManifest({"monitor": None}, TokenRelations().to_dict(), 4, 1, 0, 4, 4, logits=[2], grids={})
+    manifest.save(tmp_path)
+    cache = ["--teacher_cache", str(tmp_path)]
+    flat = ["--objective_options", "clip_ktd.pooling=flatten"]
+    row = Row("clip-KTD", ("clip_ktd",))
+    others = Row("KD", ("kd",))
+    benchmark.student_options = cache
+    assert benchmark.is_cached(row) and "--teacher_cache" in benchmark.student_run(row, 0).command
+    in_row, tuned = replace(row, options=tuple(flat)), replace(row, tuned="clip_ktd.pooling", values=("flatten",))
+    assert not benchmark.is_cached(in_row) and "--teacher_cache" not in benchmark.student_run(in_row, 0).command
+    assert not benchmark.is_cached(tuned, {"clip_ktd.pooling": "flatten"})
+    assert benchmark.is_cached(tuned)  # before it is chosen
+    (run,) = benchmark._tuning_runs(tuned).values()
+    assert "--teacher_cache" not in run.command
+    benchmark.choices[tuned.name] = Choice("clip_ktd.pooling", {"flatten": (0.5, 0.5)})
+    assert not benchmark.is_cached(tuned)
+    benchmark = replace(benchmark, choices={}, student_options=[*cache, *flat])
+    assert not benchmark.is_cached(row) and benchmark.is_cached(others)

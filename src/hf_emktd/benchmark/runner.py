@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,11 @@ from ..distillation.objectives import OBJECTIVES_OF_TASK
 from ..distillation.teacher import fingerprint
 from ..distillation.token_codes import CODECS
 from ..training.loading import MONITOR_FOLDER, find_monitor
+from ..training.objectives import parse_objective_options
 from ..training.tasks import TASKS
 from ..training.teacher_cache import CacheManifest
 from .execution import Executor
-from .runs import Run, digest, digest_of_weights, joined, slug, value_of, without
+from .runs import Run, digest, digest_of_weights, joined, objective_options, slug, value_of, without
 from .suites import SUITES, Row
 from .tuning import FACTORS, Choice, by_option, candidates, settings, stages, with_followed
 
@@ -134,18 +135,31 @@ class Benchmark:
         """One seed of a row, with what was chosen so far."""
         return self._student(row, settings(row, self.choices), seed, f"seed {seed}")
 
-    def is_cached(self, row: Row) -> bool:
+    def is_cached(self, row: Row, chosen: Mapping[str, str] | None = None) -> bool:
         """
         Whether the teacher cache among the options of students, if there is one, holds what the row's objectives read
-        and was written with its monitor. Other rows run beside the teacher itself.
+        with their options and was written with its monitor. Other rows run beside the teacher itself.
+
+        Args:
+            row: of a table.
+            chosen: values by option that the row runs with, by default those chosen so far.
         """
         if self._cache is None:
             return False
-        known, serves = OBJECTIVES_OF_TASK[self.task], CODECS[self._cache.codec["name"]].serves
-        if any(known[name].reads not in serves for name in row.objectives):
+        serves = CODECS[self._cache.codec["name"]].serves
+        if any(
+            read not in serves for read in self._reads(row, settings(row, self.choices) if chosen is None else chosen)
+        ):
             return False
         monitor = self._monitor_of(row)
         return monitor is None or self._fingerprint_of(monitor) == self._cache.source["monitor"]
+
+    def _reads(self, row: Row, chosen: Mapping[str, str]) -> set[str]:
+        """What the row's objectives read of the teacher, with the options that they are made with."""
+        words = joined(self.student_options, row.options, as_options(chosen), objectives=row.objectives)
+        options = parse_objective_options(objective_options(words), list(row.objectives))
+        known = OBJECTIVES_OF_TASK[self.task]
+        return {known[name].reads_with(**own) for name, own in options.items()}
 
     def _fingerprint_of(self, folder: str) -> str | None:
         """Of a monitor; `None` before it is trained."""
@@ -180,7 +194,7 @@ class Benchmark:
         options = joined(
             STUDENT_OPTIONS,
             self.data_options,
-            self.student_options if self.is_cached(row) else without(self.student_options, CACHE_OPTION),
+            self.student_options if self.is_cached(row, chosen) else without(self.student_options, CACHE_OPTION),
             row.options,
             ["--student_fields", *(text.format(**self._teacher_facts) for text in row.student_fields)],
             as_options(chosen),

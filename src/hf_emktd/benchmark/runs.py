@@ -113,6 +113,11 @@ def joined(*groups: Sequence[str], objectives: Sequence[str]) -> tuple[str, ...]
     return (*options, *(word for name, values in lists.items() if values for word in (name, *values)))
 
 
+def objective_options(options: Sequence[str]) -> list[str]:
+    """The values of `--objective_options` among options, of all places where it is typed."""
+    return _split(options)[1].get(OBJECTIVE_OPTIONS, [])
+
+
 def value_of(options: Sequence[str], name: str) -> str | None:
     """The one value of an option that is typed as `--name VALUE` or `--name=VALUE`; `None` without it."""
     for place, word in enumerate(options):

@@ -27,7 +27,8 @@ class DistillationObjective(nn.Module, ABC):
     - **compares** (`str`) -- What of the teacher and the student, in one line for `list_objectives`.
     - **source** (`str`) -- The paper's address, or its name where it has none.
     - **citation** (`str`) -- BibTeX for the model card.
-    - **reads** (`str`) -- The most it reads of the teacher, which decides the teacher caches that can serve it:
+    - **reads** (`str`) -- The most it reads of the teacher, where options decide with the default ones
+      (`reads_with`); by it a teacher cache can serve the objective or cannot:
       `"logits"`; `"relations"`, how tokens of one clip lie to each other and how long they are, in any basis;
       `"means"`, the mean token of each grid; `"tokens"`, also beside another clip's or projected; `"stages"`
       of a picture encoder.
@@ -40,7 +41,7 @@ class DistillationObjective(nn.Module, ABC):
     compares: ClassVar[str]
     source: ClassVar[str]
     citation: ClassVar[str]
-    reads: ClassVar[str] = TOKENS
+    reads: str = TOKENS
     requires_tokens: ClassVar[bool] = False
     requires_entropies: ClassVar[bool] = False
     calibration_clips: int = 0
@@ -52,6 +53,11 @@ class DistillationObjective(nn.Module, ABC):
         grids, widths or classes, which every config of the output contract has.
         """
         return cls(**options)
+
+    @classmethod
+    def reads_with(cls, **options: Any) -> str:
+        """What `reads` is of an objective that is made with these options of the constructor."""
+        return cls.reads
 
     @abstractmethod
     def forward(

@@ -73,7 +73,12 @@ class ClipRelationDistillation(KernelObjective):
         if pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {pooling!r}; known are {', '.join(POOLINGS)}.")
         self.pooling = pooling
-        self.reads = MEANS if pooling == "mean" else TOKENS
+        self.reads = self.reads_with(pooling=pooling)
+
+    @classmethod
+    def reads_with(cls, *, pooling: str = "mean", **options: Any) -> str:
+        """Means where tokens are pooled to them, all tokens where they are flattened."""
+        return MEANS if pooling == "mean" else TOKENS
 
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {"pooling": self.pooling}
