@@ -146,6 +146,14 @@ def test_half_precision_takes_float32_inputs(tiny_model, tiny_inputs, tmp_path):
     torch.testing.assert_close(logits.float(), tiny_model(**tiny_inputs).logits, atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_config_that_names_a_precision_for_one_encoder_gives_a_model_of_one(tiny_inputs, dtype):
+    audio = make_audio_config(dtype=dtype)
+    model = make_model(make_config(audio_config=audio))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model(**tiny_inputs).logits.isfinite().all()
+
+
 class TestFromEncoders:
     @pytest.fixture(params=["dinov2", "vit", "swin", "pvt_v2"])
     def encoders(self, request, tmp_path):
@@ -170,3 +178,16 @@ class TestFromEncoders:
         _, audio, vision = encoders
         model = AudioVisualEncoderModel.from_encoders_pretrained(audio, vision, modalities=["audio"])
         assert model(tiny_inputs["input_values"]).fusion_tokens.shape[1] == 21
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_encoders_saved_in_half_precision(self, encoders, tiny_inputs, tmp_path, dtype):
+        models, audio, vision = encoders
+        models["audio"].to(dtype).save_pretrained(audio)
+        joined = AudioVisualEncoderForAudioVisualClassification.from_encoders_pretrained(audio, vision, num_labels=5)
+        assert {parameter.dtype for parameter in joined.parameters()} == {torch.float32}
+        assert joined.eval()(**tiny_inputs).logits.isfinite().all()
+        joined.save_pretrained(tmp_path / "joined")
+        for wanted in (torch.float32, torch.bfloat16):
+            loaded = AutoModel.from_pretrained(tmp_path / "joined", dtype=wanted)
+            assert {parameter.dtype for parameter in loaded.parameters()} == {wanted}
+            assert loaded(**tiny_inputs).logits.dtype == wanted

@@ -100,6 +100,27 @@ def test_around_a_loaded_encoder():
     assert logits.shape == (2, 3) and logits.isfinite().all() and logits.requires_grad
 
 
+def test_around_an_encoder_of_half_precision(tmp_path):
+    config = make_config()
+    encoder = PeAudioVideoEncoder(config.encoder_config).eval().to(torch.bfloat16)
+    fields = {name: getattr(config, name) for name in ("num_samples", "num_frames", "image_size", "id2label")}
+    teacher = PeAudioVideoForAudioVisualClassification.from_encoder(encoder, **fields)
+    inputs = {name: values.to(torch.bfloat16) for name, values in make_inputs(config).items()}
+    logits = teacher(**inputs).logits
+    assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
+    teacher.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    # loading leaves the encoder's rotary frequencies in float32, `to` does not
+    torch.testing.assert_close(loaded(**inputs).logits, logits, atol=0.02, rtol=0.05)
+
+
+def test_a_config_that_names_a_precision_for_the_encoder_gives_a_model_of_one():
+    config = make_config()
+    config.encoder_config.dtype = "bfloat16"
+    model = PeAudioVideoForAudioVisualClassification(config)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 def test_published_sizes():
     config = PeAudioVideoClassificationConfig(encoder_config=PeAudioVideoEncoderConfig())
     assert config.hop_length == 1920 and config.branch_grids["audio"] == ((1, 250),)

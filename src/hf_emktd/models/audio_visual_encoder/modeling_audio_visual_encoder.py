@@ -187,7 +187,8 @@ class AudioVisualEncoderPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_encoders_pretrained(cls, audio: str, vision: str, **fields: Any) -> Self:
         """
-        Joins two pre-trained encoders; fusion and head are newly initialised and must be trained.
+        Joins two pre-trained encoders; fusion and head are newly initialised and must be trained. The model is of
+        PyTorch's default precision, float32, whatever the encoders were saved in.
 
         Args:
             audio (`str`):
@@ -219,7 +220,8 @@ class AudioVisualEncoderModel(AudioVisualEncoderPreTrainedModel):
         super().__init__(config)
         configs = {"audio": config.audio_config, "visual": config.vision_config}
         for modality in config.modalities:
-            encoder = AutoModel.from_config(configs[modality])
+            # in the precision of the model around it, whatever the encoder was saved in
+            encoder = AutoModel.from_config(configs[modality], dtype=torch.get_default_dtype())
             if getattr(encoder, "pooler", None) is not None:
                 encoder.pooler = None  # reads class tokens only, so it would never be trained
             self.add_module(f"{modality}_encoder", encoder)

@@ -54,7 +54,8 @@ class PeAudioVideoForAudioVisualClassification(PreTrainedModel):
 
     def __init__(self, config: PeAudioVideoClassificationConfig):
         super().__init__(config)
-        self.encoder = AutoModel.from_config(config.encoder_config)
+        # in the precision of the model around it, whatever the encoder was saved in
+        self.encoder = AutoModel.from_config(config.encoder_config, dtype=torch.get_default_dtype())
         self.layernorm = nn.LayerNorm(config.encoder_config.hidden_size)
         self.classifier = nn.Linear(config.encoder_config.hidden_size, config.num_labels)
         self.post_init()
@@ -64,7 +65,7 @@ class PeAudioVideoForAudioVisualClassification(PreTrainedModel):
     def from_encoder(cls, encoder: PeAudioVideoEncoder, **fields: Any) -> Self:
         """
         A teacher around a loaded encoder, `PeAudioVideoModel.from_pretrained(...).audio_video_encoder`; the head is
-        newly initialised and must be trained.
+        newly initialised, in the encoder's precision, and must be trained.
 
         Args:
             encoder (`PeAudioVideoEncoder`): Used as it is, not copied.
@@ -74,7 +75,7 @@ class PeAudioVideoForAudioVisualClassification(PreTrainedModel):
             model = cls(cls.config_class(encoder_config=encoder.config, **fields))
         model.encoder = encoder.requires_grad_(False)
         for part in (model.layernorm, model.classifier):
-            part.to_empty(device=encoder.device).reset_parameters()
+            part.to_empty(device=encoder.device).to(encoder.dtype).reset_parameters()
         return model
 
     @classmethod
