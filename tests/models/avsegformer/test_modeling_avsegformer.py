@@ -11,6 +11,7 @@ from transformers import AutoModel
 
 from formulas import formula_tensor
 from hf_emktd import AvSegFormerConfig, AvSegFormerForAudioVisualSegmentation, AvSegFormerModel
+from hf_emktd.distillation import LiveTeacher
 from hf_emktd.metrics import count_macs
 from hf_emktd.models.avsegformer import binary_cross_entropy_loss, dice_loss, segmentation_loss
 from hf_emktd.models.avsegformer.modeling_avsegformer import (
@@ -287,6 +288,36 @@ class TestPrecision:
     def test_compiles_to_one_graph(self, tiny_model, tiny_inputs):
         compiled = torch.compile(tiny_model, backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(**tiny_inputs).logits, tiny_model(**tiny_inputs).logits)
+
+
+class TestModulesAreCalled:
+    """Adapters, offloading and quantisation change what a module's call does, not its weight."""
+
+    def test_adapters_of_the_joint_projection_count(self, tiny_model, tiny_inputs):
+        peft = pytest.importorskip("peft")
+        expected = tiny_model(**tiny_inputs).logits
+        torch.manual_seed(2)
+        config = peft.LoraConfig(r=2, target_modules=["in_projection"], init_lora_weights=False)
+        adapted = peft.get_peft_model(tiny_model, config).eval()
+        logits = adapted(**tiny_inputs).logits
+        adapted(**tiny_inputs).logits.square().sum().backward()
+        learning = {name: each.grad for name, each in adapted.named_parameters() if each.requires_grad}
+        assert not torch.allclose(logits, expected, atol=1e-3)
+        assert all(grad is not None and grad.any() for name, grad in learning.items() if "cross_attention" in name)
+        torch.testing.assert_close(adapted.merge_and_unload()(**tiny_inputs).logits, logits, atol=1e-4, rtol=1e-4)
+
+    def test_runs_from_disk(self, tiny_model, tiny_inputs, tmp_path):
+        pytest.importorskip("accelerate")
+        tiny_model.save_pretrained(tmp_path / "model")
+        fields = {"device_map": {"": "disk"}, "offload_folder": tmp_path / "offloaded"}
+        loaded = AutoModel.from_pretrained(tmp_path / "model", **fields)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(**tiny_inputs).logits, tiny_model(**tiny_inputs).logits)
+
+    def test_runs_with_quantised_layers(self, tiny_model, tiny_inputs):
+        quantised = LiveTeacher(tiny_model, dtype=torch.qint8)
+        assert not isinstance(quantised.model.avsegformer.audio_projection, nn.Linear)
+        assert quantised(**tiny_inputs).logits.isfinite().all()
 
 
 class TestGradients:

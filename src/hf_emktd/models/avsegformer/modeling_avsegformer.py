@@ -218,6 +218,11 @@ def group_normed(convolution: nn.Conv2d, config: AvSegFormerConfig) -> nn.Sequen
     return nn.Sequential(convolution, nn.GroupNorm(config.norm_groups, config.hidden_size))
 
 
+def all_rows(embedding: nn.Embedding, number: int, like: torch.Tensor) -> torch.Tensor:
+    """An embedding's table by way of its call, since the weight of an offloaded one is not there before."""
+    return embedding(torch.arange(number, device=like.device))
+
+
 def build_visual_encoder(config: AvSegFormerConfig) -> PvtV2Backbone:
     """PVTv2 that returns the normalised maps of its four stages."""
     encoder = PvtV2Backbone(
@@ -409,10 +414,9 @@ class AvSegFormerAttention(nn.Module):
     def _project(self, hidden_states: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if others is hidden_states:
             return self.in_projection(hidden_states).chunk(3, dim=2)
-        width, (weight, bias) = hidden_states.shape[2], (self.in_projection.weight, self.in_projection.bias)
-        biases = (None, None) if bias is None else (bias[:width], bias[width:])
-        query = nn.functional.linear(hidden_states, weight[:width], biases[0])
-        return query, *nn.functional.linear(others, weight[width:], biases[1]).chunk(2, dim=2)
+        # the module and not its weight: adapters, offloading and quantisation live in the call
+        query = self.in_projection(hidden_states).chunk(3, dim=2)[0]
+        return query, *self.in_projection(others).chunk(3, dim=2)[1:]
 
 
 class AvSegFormerQueryLayer(GradientCheckpointingLayer):
@@ -439,6 +443,7 @@ class AvSegFormerQueryGenerator(nn.Module):
 
     def __init__(self, config: AvSegFormerConfig):
         super().__init__()
+        self.num_queries = config.num_queries
         self.queries = nn.Embedding(config.num_queries, config.hidden_size)
         self.layers = nn.ModuleList(
             AvSegFormerQueryLayer(config, config.query_feed_forward_size, bias=False, dropout=0.0)
@@ -448,7 +453,7 @@ class AvSegFormerQueryGenerator(nn.Module):
     def forward(self, sound: torch.Tensor) -> torch.Tensor:
         """Queries `(batch, num_queries, width)` for sounds `(batch, 1, width)`."""
         # shape[0], not len(), which torch.export would take for a constant
-        queries = self.queries.weight.expand(sound.shape[0], -1, -1)
+        queries = all_rows(self.queries, self.num_queries, sound).expand(sound.shape[0], -1, -1)
         for layer in self.layers:
             queries = layer(queries, sound)
         return queries
@@ -599,13 +604,13 @@ class AvSegFormerModel(AvSegFormerPreTrainedModel):
         """
         self._check_inputs(input_values, pixel_values)
         clips = pixel_values.shape[:2]
-        dtype = self.audio_projection.weight.dtype
+        dtype = self.queries.weight.dtype  # a linear layer's may be quantised
         sound_map, embeddings = self.audio_encoder(input_values.flatten(0, 1).to(dtype))
         sound = self.audio_projection(embeddings).unsqueeze(1)
         patches, maps = self._stages(pixel_values.flatten(0, 1).to(dtype), output_tokens)
         projected = [project(each) for project, each in zip(self.input_projections, maps, strict=True)]
         memory = self.encoder(projected[1:])
-        queries = self.query_generator(sound) + self.queries.weight
+        queries = self.query_generator(sound) + all_rows(self.queries, self.config.num_queries, sound)
         for layer in self.decoder_layers:
             queries = layer(queries, memory)
         features = self.mixer(self._finest_map(projected[0], projected[1], memory), sound)
