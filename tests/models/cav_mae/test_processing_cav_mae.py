@@ -177,6 +177,37 @@ class TestImageProcessor:
         with pytest.raises(ValueError, match=r"uint8 array of shape \(height, width, 3\) but is"):
             image_processor(picture)
 
+    @pytest.mark.parametrize("channels", ["first", "last"])
+    def test_tensors_are_pictures_as_arrays_are(self, image_processor, channels):
+        picture = formula_picture(40, 50)
+        tensor = torch.tensor(picture)
+        tensor = tensor.permute(2, 0, 1) if channels == "first" else tensor
+        one = image_processor(picture)["pixel_values"][0]
+        made = {
+            (1,): tensor,
+            (2,): torch.stack([tensor] * 2),
+            (3,): [tensor, picture, tensor],
+            (2, 4): [torch.stack([tensor] * 4)] * 2,
+            (1, 2): torch.stack([tensor] * 2)[None],
+        }
+        for shape, images in made.items():
+            values = image_processor(images, return_tensors="np").pixel_values
+            np.testing.assert_array_equal(values, np.broadcast_to(one, (*shape, *one.shape)))
+
+    @pytest.mark.parametrize(
+        "images",
+        [
+            torch.zeros(3, 8, 8),
+            torch.zeros(8, 8, 8, dtype=torch.uint8),
+            torch.zeros(1, 8, 8, dtype=torch.uint8),
+            list(torch.zeros(3, 8, 8, dtype=torch.uint8)),
+            [torch.zeros(3, 8, 8, dtype=torch.bfloat16)],
+        ],
+    )
+    def test_other_tensors_are_refused(self, image_processor, images):
+        with pytest.raises(ValueError, match=r"end with \(3, height, width\) or \(height, width, 3\) but is"):
+            image_processor(images)
+
 
 class TestProcessor:
     def test_both_inputs(self, processor):

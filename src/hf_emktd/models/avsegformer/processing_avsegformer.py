@@ -63,6 +63,20 @@ def _check_colours(mean: list[float], std: list[float]) -> None:
         )
 
 
+def _tensors_as_arrays(images: Any) -> Any:
+    """Pictures, of which tensors, also those in lists, are made arrays with the channels last."""
+    if isinstance(images, list | tuple):
+        return [_tensors_as_arrays(image) for image in images]
+    if not isinstance(images, torch.Tensor):
+        return images
+    if images.dtype != torch.uint8 or images.ndim < 3 or 3 not in (images.shape[-1], images.shape[-3]):
+        raise ValueError(
+            "a tensor of pictures must be uint8 and end with (3, height, width) or (height, width, 3) but is "
+            f"{images.dtype} {tuple(images.shape)}; convert it, values 0 to 255, three channels also for grey."
+        )
+    return (images if images.shape[-1] == 3 else images.movedim(-3, -1)).cpu().numpy()
+
+
 class AvSegFormerFeatureExtractor(SequenceFeatureExtractor):
     r"""
     Turns mono waveforms into VGGish examples, `input_values` of shape `(batch, num_frames, 96, 64)`.
@@ -250,10 +264,11 @@ class AvSegFormerImageProcessor(BaseImageProcessor):
     def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:
         """
         Args:
-            images (`PIL.Image.Image`, `np.ndarray` or lists of them):
+            images (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or lists of them):
                 Pillow images or uint8 arrays `(height, width, 3)`: the frames of one clip (list or `(frames, height,
                 width, 3)`), or of a batch of clips (list of such, or `(batch, frames, height, width, 3)`). A single
-                picture is a clip of one frame.
+                picture is a clip of one frame. Tensors may also have the channels first, `(3, height, width)`; where
+                both first and last could be the channels, the last are.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`; by default a list of arrays.
 
@@ -261,8 +276,9 @@ class AvSegFormerImageProcessor(BaseImageProcessor):
             [`BatchFeature`] with `pixel_values`, float32 `(batch, frames, 3, image_size, image_size)`.
 
         Raises:
-            `ValueError`: if something is neither a Pillow image nor a uint8 RGB array, or there is no frame.
+            `ValueError`: if something is neither a Pillow image nor a uint8 RGB array or tensor, or there is no frame.
         """
+        images = _tensors_as_arrays(images)
         if self._is_picture(images):
             images = [images]
         clips = [images] if len(images) and self._is_picture(images[0]) else images
@@ -362,7 +378,7 @@ class AvSegFormerProcessor(ProcessorMixin):
         Args:
             audio (`np.ndarray`, `torch.Tensor` or a list of them, *optional*):
                 Mono waveforms, see [`AvSegFormerFeatureExtractor.__call__`]. Zeros are silence.
-            images (`PIL.Image.Image`, `np.ndarray` or nested lists of them, *optional*):
+            images (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or nested lists of them, *optional*):
                 Frames, see [`AvSegFormerImageProcessor.preprocess`].
             clips (path or list of paths, *optional*):
                 Media files, instead of `audio` and `images`. The frames are those of 15/16 s, 1 15/16 s and so on,

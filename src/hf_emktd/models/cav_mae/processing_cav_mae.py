@@ -52,6 +52,20 @@ def _check_colours(mean: list[float], std: list[float]) -> None:
         )
 
 
+def _tensors_as_arrays(images: Any) -> Any:
+    """Pictures, of which tensors, also those in lists, are made arrays with the channels last."""
+    if isinstance(images, list | tuple):
+        return [_tensors_as_arrays(image) for image in images]
+    if not isinstance(images, torch.Tensor):
+        return images
+    if images.dtype != torch.uint8 or images.ndim < 3 or 3 not in (images.shape[-1], images.shape[-3]):
+        raise ValueError(
+            "a tensor of pictures must be uint8 and end with (3, height, width) or (height, width, 3) but is "
+            f"{images.dtype} {tuple(images.shape)}; convert it, values 0 to 255, three channels also for grey."
+        )
+    return (images if images.shape[-1] == 3 else images.movedim(-3, -1)).cpu().numpy()
+
+
 class CavMaeFeatureExtractor(SequenceFeatureExtractor):
     r"""
     Turns mono waveforms into normalised log-mel filter banks, `input_values` of shape `(batch, audio_length,
@@ -255,9 +269,11 @@ class CavMaeImageProcessor(BaseImageProcessor):
     def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:
         """
         Args:
-            images (`PIL.Image.Image`, `np.ndarray` or nested lists of them):
+            images (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or nested lists of them):
                 Pillow images or uint8 arrays `(height, width, 3)`. One picture, a batch (list or `(batch, height,
                 width, 3)`), or several frames per clip (list of lists or `(batch, frames, height, width, 3)`).
+                Tensors may also have the channels first, `(3, height, width)`; where both first and last could be
+                the channels, the last are.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`; by default a list of arrays.
 
@@ -266,8 +282,9 @@ class CavMaeImageProcessor(BaseImageProcessor):
             image_size, image_size)` for frames.
 
         Raises:
-            `ValueError`: if something is neither a Pillow image nor a uint8 RGB array.
+            `ValueError`: if something is neither a Pillow image nor a uint8 RGB array or tensor.
         """
+        images = _tensors_as_arrays(images)
         single = isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim <= 3)
         pixel_values = [self._preprocess_nested(image) for image in ([images] if single else images)]
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
@@ -380,7 +397,7 @@ class CavMaeProcessor(ProcessorMixin):
         Args:
             audio (`np.ndarray`, `torch.Tensor` or a list of them, *optional*):
                 Mono waveforms, see [`CavMaeFeatureExtractor.__call__`].
-            images (`PIL.Image.Image`, `np.ndarray` or nested lists of them, *optional*):
+            images (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or nested lists of them, *optional*):
                 Pictures, see [`CavMaeImageProcessor.preprocess`].
             clips (path or list of paths, *optional*):
                 Media files, instead of `audio` and `images`. Their sound is read at the rate of the feature extractor,
