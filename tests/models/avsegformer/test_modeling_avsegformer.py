@@ -7,7 +7,7 @@ import pytest
 import torch
 from avsegformer_formulas import formula_inputs, formula_labels
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, Trainer, TrainingArguments
 
 from formulas import formula_tensor
 from hf_emktd import AvSegFormerConfig, AvSegFormerForAudioVisualSegmentation, AvSegFormerModel
@@ -362,6 +362,18 @@ class TestGradients:
             torch.stack([stage.square().mean() for stage in stages]).sum().backward()
         for (name, parameter), other in zip(model.named_parameters(), expected.named_parameters(), strict=True):
             torch.testing.assert_close(parameter.grad, other[1].grad, msg=name)
+
+    def test_adapters_learn_with_gradient_checkpointing(self, tiny_model, tiny_inputs, tiny_labels):
+        peft = pytest.importorskip("peft")
+        tiny_model.gradient_checkpointing_enable()
+        adapted = peft.get_peft_model(tiny_model, peft.LoraConfig(r=2, target_modules=["fc1"])).train()
+        adapted(**tiny_inputs, labels=tiny_labels).loss.backward()
+        assert all(each.grad is not None for each in adapted.parameters() if each.requires_grad)
+
+    def test_noise_on_the_input_embeddings(self, tiny_model, tiny_inputs, tiny_labels, tmp_path):
+        clip = {name: values[0] for name, values in (tiny_inputs | {"labels": tiny_labels}).items()}
+        plan = TrainingArguments(tmp_path, neftune_noise_alpha=5.0, max_steps=1, report_to=[], use_cpu=True)
+        assert Trainer(tiny_model, plan, train_dataset=[clip] * 8).train().training_loss > 0
 
     def test_gradient_equals_finite_differences(self, tiny_config):
         torch.manual_seed(0)

@@ -578,7 +578,8 @@ class AvSegFormerModel(AvSegFormerPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.visual_encoder.encoder.layers[0].patch_embedding
+        """The convolution, as callers want a module that returns one tensor."""
+        return self.visual_encoder.encoder.layers[0].patch_embedding.proj
 
     def forward(
         self,
