@@ -504,10 +504,10 @@ def _scale_head_learning_rate(optimizer: torch.optim.Optimizer, backbone: nn.Mod
 def _fixed_seed(args: AudioVisualTrainingArguments) -> Iterator[None]:
     """
     Draws the calibration clips and their views from `args.seed`, and leaves the run's own random state, on the CPU
-    and on its devices, as it was.
+    and on a GPU of its own, as it was.
     """
-    kind = args.device.type
-    devices = range(args.n_gpu) if args.n_gpu > 1 else [args.device]
-    with torch.random.fork_rng(devices=[] if kind == "cpu" else devices, device_type=kind):
+    # others than CUDA keep one state, which fork_rng cannot ask for by device
+    devices = [args.device] if args.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(args.seed)
         yield
