@@ -414,9 +414,14 @@ class AvSegFormerAttention(nn.Module):
     def _project(self, hidden_states: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if others is hidden_states:
             return self.in_projection(hidden_states).chunk(3, dim=2)
-        # the module and not its weight: adapters, offloading and quantisation live in the call
-        query = self.in_projection(hidden_states).chunk(3, dim=2)[0]
-        return query, *self.in_projection(others).chunk(3, dim=2)[1:]
+        if type(self.in_projection) is not nn.Linear or hasattr(self.in_projection, "_hf_hook"):
+            # adapters, offloading and quantisation live in the call
+            query = self.in_projection(hidden_states).chunk(3, dim=2)[0]
+            return query, *self.in_projection(others).chunk(3, dim=2)[1:]
+        width, (weight, bias) = hidden_states.shape[2], (self.in_projection.weight, self.in_projection.bias)
+        biases = (None, None) if bias is None else (bias[:width], bias[width:])
+        query = nn.functional.linear(hidden_states, weight[:width], biases[0])
+        return query, *nn.functional.linear(others, weight[width:], biases[1]).chunk(2, dim=2)
 
 
 class AvSegFormerQueryLayer(GradientCheckpointingLayer):
