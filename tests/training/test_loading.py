@@ -37,6 +37,12 @@ def test_options_reach_the_model(teacher):
     assert load_model(str(teacher), dtype=torch.bfloat16)[0].dtype == torch.bfloat16
 
 
+def test_subfolder_is_that_of_model_and_processor(teacher):
+    model, processor = load_model(str(teacher.parent), subfolder="teacher")
+    assert torch.equal(model.classifier.dense.weight, make_model(seed=1).classifier.dense.weight)
+    assert isinstance(processor, CavMaeProcessor)
+
+
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "processor_config.json"])
 def test_an_incomplete_directory_says_what_belongs_into_it(teacher, missing):
     (teacher / missing).unlink()
@@ -56,6 +62,7 @@ def hub(monkeypatch, tmp_path):
             "HF_HUB_DISABLE_XET": True,
         }.items():
             monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it remembers the last test's
         monkeypatch.setenv("NO_PROXY", NO_PROXY)
         close_session()
         yield HfApi(endpoint=server.url, token=WRITE_TOKEN)
@@ -72,6 +79,42 @@ class TestHub:
         hub.upload_folder(repo_id="org/teacher", folder_path=teacher)
         found = find_monitor("org/teacher")
         assert torch.equal(found.probes["fusion"][-1].weight, monitor.probes["fusion"][-1].weight)
+
+    @pytest.fixture
+    def two_versions(self, hub, teacher):
+        """Its first is tagged v1; the second has other weights and a processor of other constants."""
+        hub.create_repo("org/teacher")
+        for seed, mean in ((1, 0.5), (2, 0.25)):
+            make_model(seed=seed).save_pretrained(teacher)
+            processor = CavMaeProcessor.from_config(make_model().config)
+            processor.feature_extractor.mean = mean
+            processor.save_pretrained(teacher)
+            hub.upload_folder(repo_id="org/teacher", folder_path=teacher)
+            if seed == 1:
+                first = hub.repo_info("org/teacher").sha
+                hub.create_branch("org/teacher", branch="v1")
+        return first
+
+    @pytest.mark.parametrize("revision", ["v1", "commit", None])
+    def test_model_and_processor_are_of_one_revision(self, two_versions, tmp_path, revision):
+        named = {None: {}, "commit": {"revision": two_versions}}.get(revision, {"revision": revision})
+        elsewhere = tmp_path / "elsewhere"
+        model, processor = load_model("org/teacher", token=WRITE_TOKEN, cache_dir=str(elsewhere), **named)
+        expected = make_model(seed=2 if revision is None else 1)
+        assert torch.equal(model.classifier.dense.weight, expected.classifier.dense.weight)
+        assert processor.feature_extractor.mean == (0.25 if revision is None else 0.5)
+        assert elsewhere.exists() and not list((tmp_path / "hub").rglob("*.safetensors"))
+        again, _ = load_model("org/teacher", cache_dir=str(elsewhere), local_files_only=True, **named)
+        assert torch.equal(again.classifier.dense.weight, model.classifier.dense.weight)
+
+    def test_a_damaged_download_of_a_revision_is_found(self, two_versions, tmp_path):
+        load_model("org/teacher", token=WRITE_TOKEN, revision="v1")
+        (weights,) = (tmp_path / "hub").rglob("snapshots/*/model.safetensors")
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.resolve().write_bytes(bytes(content))
+        with pytest.raises(ValueError, match=r"model\.safetensors came damaged from the Hub"):
+            load_model("org/teacher", token=WRITE_TOKEN, revision="v1")
 
     def test_no_such_repository(self, hub, tmp_path):
         assert find_monitor("org/nobody", tmp_path) is None

@@ -141,6 +141,22 @@ class TestFromPretrained:
         with pytest.raises(ValueError, match="merged into its base; leave output_loading_info out"):
             AutoModel.from_pretrained(folder, output_loading_info=True)
 
+    def test_torch_dtype_is_the_older_name_of_dtype(self, folder):
+        assert AutoModel.from_pretrained(folder).dtype == torch.float32
+        assert AutoModel.from_pretrained(folder, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+        assert type(make_model()).from_pretrained(folder, torch_dtype="bfloat16").dtype == torch.bfloat16
+        assert load_model(str(folder), torch_dtype=torch.bfloat16)[0].dtype == torch.bfloat16
+
+    def test_options_of_load_model_reach_the_base(self, folder):
+        for config in ({}, {"config": AutoConfig.from_pretrained(folder)}):
+            model, _ = load_model(str(folder), attn_implementation="eager", **config)
+            assert model.config._attn_implementation == "eager"
+        assert load_model(str(folder))[0].config._attn_implementation != "eager"
+
+    def test_from_a_subfolder(self, folder):
+        model, _ = load_model(str(folder.parent), subfolder=folder.name)
+        assert fingerprint(model) == fingerprint(load_model(str(folder))[0])
+
     def test_makes_a_pipeline(self, folder):
         answers = pipeline("audio-visual-classification", model=str(folder))
         assert fingerprint(answers.model) == fingerprint(load_model(str(folder))[0])

@@ -55,6 +55,7 @@ def from_adapter(
     where: dict[str, Any],
     config: PreTrainedConfig | None = None,
     dtype: torch.dtype | str | None = None,
+    torch_dtype: torch.dtype | str | None = None,
     output_loading_info: bool = False,
     **options: Any,
 ) -> PreTrainedModel:
@@ -64,7 +65,7 @@ def from_adapter(
     Args:
         kind: class of the model below.
         name_or_path, where, config: see [`load_merged`].
-        dtype: of the merged model, by default float32.
+        dtype, torch_dtype: of the merged model, by default float32; two names of one option.
         options: those of `from_pretrained` for the model below.
 
     Raises:
@@ -80,7 +81,13 @@ def from_adapter(
             config,
             **where,
         )
-    return model.to(getattr(torch, dtype, None) if isinstance(dtype, str) else dtype)
+    return model.to(merged_dtype(dtype, torch_dtype))
+
+
+def merged_dtype(dtype: torch.dtype | str | None, torch_dtype: torch.dtype | str | None = None) -> torch.dtype | None:
+    """Of a merged model, from transformers' `dtype` and the older name of it: `None`, float32 stays, of `"auto"`."""
+    wanted = torch_dtype if dtype is None else dtype
+    return getattr(torch, wanted, None) if isinstance(wanted, str) else wanted
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, find_adapter_config_file
 
 from .. import models  # noqa: F401  registers the Auto classes
 from ..distillation.entropy_monitor import TASKS, EntropyMonitor
-from .adapted_models import load_merged, no_load_report
-from .hub_models import NoSuchModelError, check_download, has_file, where_from
+from .adapted_models import load_merged, merged_dtype, no_load_report
+from .hub_models import OF_ONE_REPOSITORY, WHERE, NoSuchModelError, check_download, has_file, where_from
 
 MONITOR_FOLDER = "entropy_monitor"
 # What the libraries below raise for files that are damaged, or were edited.
@@ -32,18 +33,19 @@ def load_model(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, Proc
 
     Args:
         name_or_path: a directory or Hub id, of a whole model or of an adapter saved by a run with `lora_rank`.
-        options: those of [`~transformers.PreTrainedModel.from_pretrained`] for the model.
+        options: those of [`~transformers.PreTrainedModel.from_pretrained`] for the model; those that say where its
+            files are, such as `revision`, hold for the processor too. Of an adapter the others hold for the model it
+            was trained on, which is looked for with the same `token` and `cache_dir`.
 
     Raises:
         ValueError: if there is neither a directory nor a Hub model of that name, it has no processor, its weights are
             no safetensors, do not fit its config or are not finite, or it needs code of its own.
     """
     try:
-        where = where_from(name_or_path)
-        if find_adapter_config_file(name_or_path, **where):
-            model = _load_adapted(name_or_path, where, **options)
-        else:
-            model = _load_whole(name_or_path, **where, **options)
+        given = {name: value for name in WHERE if (value := options.pop(name, None)) is not None}
+        where = where_from(name_or_path, **given)
+        load = _load_adapted if find_adapter_config_file(name_or_path, **where) else _load_whole
+        model = load(name_or_path, where, **options)
         return model, AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False, **where)
     except LOAD_ERRORS as error:
         raise ValueError(
@@ -52,12 +54,12 @@ def load_model(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, Proc
         ) from error
 
 
-def _load_whole(name_or_path: str, **options: Any) -> PreTrainedModel:
-    _check_index(Path(name_or_path, SAFE_WEIGHTS_INDEX_NAME))
+def _load_whole(name_or_path: str, where: dict[str, Any], **options: Any) -> PreTrainedModel:
+    _check_index(Path(name_or_path, where.get("subfolder", ""), SAFE_WEIGHTS_INDEX_NAME))
     try:
-        model = _load_checked(AutoModel, name_or_path, **options)
+        model = _load_checked(AutoModel, name_or_path, **where, **options)
     finally:
-        check_download(name_or_path)
+        check_download(name_or_path, **where)
     if getattr(model.config, "task", None) not in TASKS:
         raise ValueError(f"a {type(model).__name__} is no model for {' or '.join(TASKS)}")
     return model
@@ -106,20 +108,30 @@ def _one_line(error: Exception) -> str:
 
 
 def _load_adapted(
-    name_or_path: str, where: dict[str, Any], config: PreTrainedConfig | None = None, **options: Any
+    name_or_path: str,
+    where: dict[str, Any],
+    config: PreTrainedConfig | None = None,
+    dtype: torch.dtype | str | None = None,
+    torch_dtype: torch.dtype | str | None = None,
+    ignore_mismatched_sizes: bool = False,
+    **options: Any,
 ) -> PreTrainedModel:
     """Base and adapter in one; the base is checked as any model is."""
-    model = load_merged(name_or_path, _load_base, **where).to(options.get("dtype"))
+    of_base = {name: value for name, value in where.items() if name not in OF_ONE_REPOSITORY}
+    dtype = merged_dtype(dtype, torch_dtype)
+    model = load_merged(name_or_path, partial(_load_base, **of_base, **options), **where).to(dtype)
     check_finite(model)
     if config is not None:
+        options |= {"dtype": dtype or torch.float32, "ignore_mismatched_sizes": ignore_mismatched_sizes}
         model = type(model).from_pretrained(None, config=config, state_dict=model.state_dict(), **options)
         model.config.name_or_path = model.name_or_path = str(name_or_path)
     return model
 
 
-def _load_base(name_or_path: str, config: PreTrainedConfig) -> PreTrainedModel:
+def _load_base(name_or_path: str, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+    options |= {"dtype": torch.float32, "ignore_mismatched_sizes": True}
     try:
-        return load_model(name_or_path, config=config, ignore_mismatched_sizes=True, dtype=torch.float32)[0]
+        return load_model(name_or_path, config=config, **options)[0]
     except ValueError as error:
         raise ValueError(f"it is an adapter of {name_or_path!r}, which cannot be loaded: {error}") from error
 
