@@ -78,6 +78,12 @@ class TestReport:
         assert report.counts["test"] == {"corrupt": 1}
         assert report.problems[0]["reason"] == "cannot be read"
 
+    def test_a_clip_lost_twice_is_taken_out_once(self):
+        report = self.make()
+        for _ in range(2):
+            report.lose("test", "d", "vanished")
+        assert report.found == {"train": 3, "test": 1} and report.counts["test"] == {"corrupt": 1, "missing": 1}
+
     def test_unknown_kind(self):
         with pytest.raises(ValueError, match="unknown kind 'lost' for clip 'a'; it must be one of missing, corrupt"):
             ClipReport().add("train", "lost", "a")

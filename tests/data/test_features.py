@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hf_emktd.data.clip_source import ClipReport, ClipRow, ClipSource
+from hf_emktd.data.feature_cache import cache_key
 from hf_emktd.data.features import decode_fbank, decode_frame, extract_features, input_parameters
 from hf_emktd.data.media import read_clip, write_clip
 from hf_emktd.models.cav_mae import CavMaeFeatureExtractor, CavMaeImageProcessor, CavMaeProcessor
@@ -86,6 +87,17 @@ def test_features_hold_what_the_processor_makes(tmp_path, processor):
         expected_image = np.asarray(processor.image_processor.resize_and_crop(frame), np.float32)
         assert np.abs(np.asarray(image, np.float32) - expected_image).mean() < 3
     assert source.report.counts == {}
+
+
+def test_other_label_names_are_another_cache(tmp_path):
+    """The ids are the same: what is stored names its classes."""
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    row = ClipRow("a", "train", "cat", {"video": str(tmp_path / "a.mp4")})
+    keys = [
+        cache_key(ClipSource.from_rows(names, [row], ClipReport()).splits["train"], {})
+        for names in (["cat", "dog"], ["cat", "owl"], ["cat", "dog"])
+    ]
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_image_and_audio_columns(tmp_path, processor):

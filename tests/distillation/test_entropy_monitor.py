@@ -174,6 +174,13 @@ def test_invalid_option_raises(options, message):
         EntropyMonitorConfig(**options)
 
 
+def test_every_hidden_layer_counts_for_the_size():
+    """One of this width has 8e9 weights, of 1e10 that are allowed."""
+    EntropyMonitorConfig(branch_widths={"audio": 90_000}, hidden_layers=1)
+    with pytest.raises(StrictDataclassClassValidationError, match=r"2 hidden layers .* make about 1\.6e\+10"):
+        EntropyMonitorConfig(branch_widths={"audio": 90_000}, hidden_layers=2)
+
+
 FRAMES = {"audio": ((2, 2),) * 3, "visual": ((2, 3),) * 3, "fusion": ((4, 6),) * 3}
 
 

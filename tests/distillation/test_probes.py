@@ -58,6 +58,13 @@ def test_binary_entropy_is_that_of_two_classes():
     torch.testing.assert_close(binary_entropy_of(logits), entropy_of(torch.stack([logits / 2, -logits / 2], dim=-1)))
 
 
+def test_squares_are_those_of_the_side_with_fewer_positions():
+    """A mask of 6 x 12 has three positions a token down and four across: the grid is not to be finer than the mask."""
+    probe = MaskProbe(5, (2, 3), (6, 12))
+    assert probe.grid == (6, 9)
+    assert probe(random_tokens(2, 1, 6, 5)).shape == (2, 1, 6, 9)
+
+
 def test_masks_are_pooled_to_shares_and_unlabelled_frames_stay_negative():
     masks = torch.zeros(1, 2, 4, 4, dtype=torch.int64)
     masks[0, 0, :2, :2] = 1

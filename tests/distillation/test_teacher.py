@@ -108,6 +108,21 @@ class TestShorterSound:
         assert torch.equal(signal.tokens["fusion"], torch.cat([fused, whole.fusion_tokens[:, 32:]], dim=1))
         assert torch.equal(signal.logits, whole.logits)
 
+    def test_entropies_are_of_what_is_heard(self, make_model, shorter):
+        model = make_model()
+        monitor = monitor_for(model)
+        signal = LiveTeacher(model, monitor)(**shorter)
+        whole = model(shorter["teacher_input_values"], shorter["pixel_values"], output_tokens=True)
+        heard = monitor(signal.tokens).entropies
+        everything = monitor({"audio": whole.audio_tokens, "fusion": whole.fusion_tokens}).entropies
+        for branch in ("audio", "fusion"):
+            assert torch.equal(signal.entropies[branch], heard[branch])
+            assert not torch.isclose(signal.entropies[branch], everything[branch]).all()
+
+    def test_a_longer_student_hears_all_of_the_teachers(self, make_model):
+        assert heard_share((128, 32), (64, 32)) == 1
+        assert heard_grids(make_model(audio_length=128).config, make_model().config)["audio"] == ((4, 8),)
+
     def test_tokens_of_the_same_stretch_are_compared(self, make_model, shorter):
         """A student with the teacher's own tokens of that stretch has nothing to learn."""
         model = make_model()

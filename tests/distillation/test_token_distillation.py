@@ -12,7 +12,13 @@ from hf_emktd.distillation import (
     sliding_windows,
     token_distillation_loss,
 )
-from hf_emktd.distillation.token_distillation import check_branch_pools, gram_spread, modalities_of, token_grids
+from hf_emktd.distillation.token_distillation import (
+    check_branch_pools,
+    gram_spread,
+    mean_of_branch,
+    modalities_of,
+    token_grids,
+)
 
 FULL_GRIDS = {"audio": ((8, 64),), "visual": ((14, 14),), "fusion": ((8, 64), (14, 14))}
 ORTHOGONAL = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
@@ -193,6 +199,13 @@ def test_shared_branches(student, teacher, expected):
 
 def test_modalities_are_those_with_a_branch():
     assert [modalities_of(grids) for grids in (BOTH, SOUND, PICTURE)] == [("audio", "visual"), ("audio",), ("visual",)]
+
+
+def test_the_mean_of_a_branch_counts_the_tokens_of_the_students_grids():
+    """The teacher's sound has two thirds of its tokens, the student's three quarters."""
+    student = {"audio": ((1, 3),), "visual": ((1, 1),), "fusion": ((1, 3), (1, 1))}
+    means = torch.tensor([[[0.0], [8.0]]])
+    assert mean_of_branch("fusion", means, BOTH, student).tolist() == [[2.0]]
 
 
 def test_differing_numbers_of_slices_raise():
