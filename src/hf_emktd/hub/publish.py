@@ -24,12 +24,9 @@ if TYPE_CHECKING:
     from .distillation_summary import DistillationSummary
 
 # What a training run leaves beside the model: checkpoints with optimiser states, logs, pickles, and reports that name
-# folders of the machine it ran on; and what a killed process left under the hidden names of `whole_files` and of
-# `ClipReport.save`. Other hidden files are the model's: `.eval_results/`.
-_NOT_PUSHED = ["checkpoint-*", "runs/*", "*.bin", "*.pt", "*.pth", ".*.saving-*", "*/.*.saving-*", ".clips.*"]
+# folders of the machine it ran on; and what has a hidden name, a killed process's files among it, but `.eval_results/`.
+_NOT_PUSHED = ["checkpoint-*", "runs/*", "*.bin", "*.pt", "*.pth", ".[!e]*", ".e[!v]*", "*/.*"]
 _NOT_PUSHED += ["results.json", "evaluation.json", "clips.json", "trainer_state.json"]
-# half-written shards and the list of finished ones
-_NOT_PUSHED_OF_SHARDS = [*_NOT_PUSHED, ".*", "*/.*"]
 # an older save in more, or fewer, shards, or an adapter, would be loaded in place of a new one
 _WEIGHTS = ("model*.safetensors*", "adapter_*")
 
@@ -135,8 +132,9 @@ def push_shards(
     with reasons, which name folders of this machine, stays behind."""
     if not (Path(directory) / "shards.json").is_file():
         raise FileNotFoundError(f"{directory} has no shards.json: write the shards first, with `write_shards`.")
-    left = _NOT_PUSHED_OF_SHARDS
-    return _push(directory, repo_id, "dataset", private, token, revision, commit_message, left, by="push_shards")
+    return _push(
+        directory, repo_id, "dataset", private, token, revision, commit_message, _NOT_PUSHED, by="push_shards"
+    )
 
 
 def push_checkpoint(
