@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .distillation_summary import DistillationSummary
 
 # What a training run leaves beside the model: checkpoints with optimiser states, logs, pickles, and reports that name
-# folders of the machine it ran on; and what has a hidden name, a killed process's files among it, but `.eval_results/`.
+# folders of the machine it ran on; and all with hidden names, such as a killed process's, but for `.eval_results/`.
 _NOT_PUSHED = ["checkpoint-*", "runs/*", "*.bin", "*.pt", "*.pth", ".[!e]*", ".e[!v]*", "*/.*"]
 _NOT_PUSHED += ["results.json", "evaluation.json", "clips.json", "trainer_state.json"]
 # an older save in more, or fewer, shards, or an adapter, would be loaded in place of a new one
