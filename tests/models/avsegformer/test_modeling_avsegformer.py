@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -170,9 +171,15 @@ class TestForward:
             expected = embeddings.transpose(1, 2).reshape(6, width, *grid)
             torch.testing.assert_close(output.stage_embeddings[index].flatten(0, 1), expected)
             before = output.stage_maps[index]
-            assert not stage.patch_embedding._forward_hooks
         last = output.stage_maps[-1].flatten(3).transpose(2, 3).flatten(1, 2)
         torch.testing.assert_close(last, output.visual_tokens)
+
+    def test_threads_do_not_disturb_each_other(self, tiny_model, tiny_inputs):
+        clips = [{name: (index + 1) * values for name, values in tiny_inputs.items()} for index in range(8)]
+        expected = [tiny_model(**clip, output_tokens=True).stage_embeddings for clip in clips]
+        with ThreadPoolExecutor(4) as threads:
+            made = list(threads.map(lambda clip: tiny_model(**clip, output_tokens=True).stage_embeddings, clips))
+        torch.testing.assert_close(made, expected)
 
     def test_fusion_tokens_are_the_averaged_mask_feature(self, tiny_model, tiny_inputs):
         output = tiny_model(**tiny_inputs, output_tokens=True)
@@ -285,9 +292,11 @@ class TestPrecision:
         assert half.dtype == torch.bfloat16
         torch.testing.assert_close(half.float(), expected, atol=0.1, rtol=0.1)
 
-    def test_compiles_to_one_graph(self, tiny_model, tiny_inputs):
+    @pytest.mark.parametrize("output_tokens", [False, True])
+    def test_compiles_to_one_graph(self, tiny_model, tiny_inputs, output_tokens):
         compiled = torch.compile(tiny_model, backend="eager", fullgraph=True)
-        torch.testing.assert_close(compiled(**tiny_inputs).logits, tiny_model(**tiny_inputs).logits)
+        made, expected = (model(**tiny_inputs, output_tokens=output_tokens) for model in (compiled, tiny_model))
+        torch.testing.assert_close(made.to_tuple(), expected.to_tuple())
 
 
 class TestModulesAreCalled:

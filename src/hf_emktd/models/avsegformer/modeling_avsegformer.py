@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, PvtV2Backbone, PvtV2Config
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.pvt_v2.modeling_pvt_v2 import PvtV2EncoderLayer
 from transformers.utils import ModelOutput
 
 from .configuration_avsegformer import EXAMPLE_FRAMES, MEL_BANDS, POOLED_CONVOLUTIONS, AvSegFormerConfig
@@ -223,6 +224,22 @@ def all_rows(embedding: nn.Embedding, number: int, like: torch.Tensor) -> torch.
     return embedding(torch.arange(number, device=like.device))
 
 
+class AvSegFormerStage(PvtV2EncoderLayer):
+    """A stage of PVTv2 that can also return the patch embeddings that it starts from."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, output_attentions: bool = False, with_embeddings: bool = False
+    ) -> tuple[tuple, int, int]:
+        """As in transformers; `with_embeddings` both tokens `(batch, rows * columns, width)`, rows and columns."""
+        if not with_embeddings:
+            return super().forward(hidden_states, output_attentions)
+        embeddings, rows, columns = self.patch_embedding(hidden_states)
+        hidden_states = embeddings
+        for block in self.blocks:
+            hidden_states = block(hidden_states, rows, columns)[0]
+        return (self.layer_norm(hidden_states), embeddings), rows, columns
+
+
 def build_visual_encoder(config: AvSegFormerConfig) -> PvtV2Backbone:
     """PVTv2 that returns the normalised maps of its four stages."""
     encoder = PvtV2Backbone(
@@ -236,6 +253,8 @@ def build_visual_encoder(config: AvSegFormerConfig) -> PvtV2Backbone:
             out_features=["stage1", "stage2", "stage3", "stage4"],
         )
     )
+    for stage in encoder.encoder.layers:
+        stage.__class__ = AvSegFormerStage  # PvtV2Encoder names the class of its stages; the modules are the same
     # transformers has 1e-6 everywhere; the official code leaves these two norms at PyTorch's default
     for name, module in encoder.named_modules():
         if name.endswith(("patch_embedding.layer_norm", "attention.layer_norm")):
@@ -517,7 +536,7 @@ class AvSegFormerPreTrainedModel(PreTrainedModel):
     base_model_prefix = "avsegformer"
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar[list[str]] = ["PvtV2EncoderLayer", "AvSegFormerEncoderLayer", "AvSegFormerQueryLayer"]
+    _no_split_modules: ClassVar[list[str]] = ["AvSegFormerStage", "AvSegFormerEncoderLayer", "AvSegFormerQueryLayer"]
     _supports_sdpa = True
 
     @torch.no_grad()
@@ -637,19 +656,16 @@ class AvSegFormerModel(AvSegFormerPreTrainedModel):
         self, pixels: torch.Tensor, with_embeddings: bool
     ) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
         """Patch embeddings, if wanted, and normalised maps of each stage, `(frames, width, rows, columns)`."""
+        if not with_embeddings:
+            return [], self.visual_encoder(pixels, return_dict=True).feature_maps
         embeddings: list[torch.Tensor] = []
-
-        def keep(module: nn.Module, inputs: tuple, output: tuple[torch.Tensor, int, int]) -> None:
-            tokens, rows, columns = output
-            embeddings.append(tokens.transpose(1, 2).unflatten(2, (rows, columns)))
-
-        stages = self.visual_encoder.encoder.layers if with_embeddings else []
-        hooks = [stage.patch_embedding.register_forward_hook(keep) for stage in stages]
-        try:
-            return embeddings, self.visual_encoder(pixels, return_dict=True).feature_maps
-        finally:
-            for hook in hooks:
-                hook.remove()
+        maps: list[torch.Tensor] = []
+        for stage in self.visual_encoder.encoder.layers:
+            each, rows, columns = stage(maps[-1] if maps else pixels, with_embeddings=True)
+            result, start = (tokens.transpose(1, 2).unflatten(2, (rows, columns)) for tokens in each)
+            embeddings.append(start)
+            maps.append(result.contiguous())
+        return embeddings, tuple(maps)
 
     def _finest_map(self, first: torch.Tensor, second: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
         """First stage and enlarged encoded second stage in one map `(frames, hidden_size, rows, columns)`."""
