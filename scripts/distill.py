@@ -81,7 +81,7 @@ from hf_emktd.training import (
 from hf_emktd.training.clip_data import VALIDATION
 from hf_emktd.training.interruption import RESUME, ending_in_one_line
 from hf_emktd.training.process_group import end_process_group, run_launched
-from hf_emktd.training.refusals import refusals_in_one_line
+from hf_emktd.training.refusals import check_output_folder, refusals_in_one_line
 from hf_emktd.training.training_clock import training_seconds
 from hf_emktd.training.weight_inheritance import INHERIT, SCRATCH, STUDENT_INITS
 
@@ -230,6 +230,7 @@ def prepare(options: Options) -> Job:
         ValueError: if the options do not fit one another, the teacher or the data.
     """
     models, args = options.models, options.training
+    check_output_folder(args.output_dir, teacher=models.teacher, student=models.student)
     options.lora.settle(args, models.student if has_weights(models.student) else None, merge=True)
     teacher, teacher_processor = load_model(models.teacher)
     options.data.fill_from(teacher.config)
@@ -245,6 +246,7 @@ def prepare(options: Options) -> Job:
     push = prepare_push(args)
     with args.main_process_first(desc="features"):
         data = open_clips(options.data, teacher_processor, model_config=teacher.config)
+    data.check_splits(options.evaluation.split)
     with args.main_process_first(desc="teacher cache"):
         cache = open_cache(models, options.data)
     if is_kernel_open(args, objectives):

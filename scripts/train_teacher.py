@@ -54,7 +54,7 @@ from hf_emktd.training import (
 )
 from hf_emktd.training.interruption import RESUME, ending_in_one_line
 from hf_emktd.training.process_group import end_process_group, run_launched
-from hf_emktd.training.refusals import refusals_in_one_line
+from hf_emktd.training.refusals import check_output_folder, refusals_in_one_line
 from hf_emktd.training.training_clock import training_seconds
 
 
@@ -104,6 +104,7 @@ def main() -> None:
     args.output_dir = args.output_dir or "runs/teacher"
     set_seed(args.seed)
     with refusals_in_one_line():
+        check_output_folder(args.output_dir, init=teacher_args.init)
         lora_args.settle(args, teacher_args.init, merge=False)
         config = teacher_config(teacher_args, data_args)
         check_parts(config, args.freeze)
@@ -113,6 +114,7 @@ def main() -> None:
         push = prepare_push(args)
         with args.main_process_first(desc="features"):
             data = open_clips(data_args, processor)
+        data.check_splits(evaluation_args.split)
     model = build_model(teacher_args, config, data)
     model.config.training_data = data_args.to_config(published=push)
     model.config.training_augmentation = vars(augmentation)

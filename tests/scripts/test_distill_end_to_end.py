@@ -236,6 +236,16 @@ def test_published_and_read_back(workplace, hub, teacher, clips, tmp_path):
             ["hidden_size", "hiden_size"],
             id="field",
         ),
+        pytest.param(
+            ["--teacher", "{teacher}", "--output_dir", "{teacher}"],
+            1,
+            ["is the folder of --teacher", "Choose another folder"],
+            id="into the teacher",
+        ),
+        pytest.param(
+            ["--teacher", "{teacher}", "--output_dir", "{table}"], 1, ["clips.csv is a file"], id="into a file"
+        ),
+        pytest.param(["--teacher", "{teacher}", "--split", "tset"], 1, ["no usable clip in split 'tset'"], id="split"),
         pytest.param(["--teacher", "t", "--objective", "magic"], 2, ["unknown magic", "em_ktd"], id="objective"),
     ],
 )

@@ -125,8 +125,14 @@ class TestHub:
 class TestMonitor:
     def test_of_a_teacher_without_one(self, teacher):
         assert find_monitor(teacher) is None
-        with pytest.raises(ValueError, match="has no folder entropy_monitor/ with a monitor; make one with"):
+        with pytest.raises(ValueError, match="is no monitor and has none in entropy_monitor/; make one with"):
             load_monitor(teacher)
+
+    def test_of_a_folder_that_is_one(self, teacher, tmp_path):
+        monitor = make_monitor(make_model(seed=1))
+        monitor.save_pretrained(tmp_path / "monitor")
+        found = load_monitor(tmp_path / "monitor")
+        assert torch.equal(found.probes["audio"][-1].weight, monitor.probes["audio"][-1].weight)
 
     def test_the_first_of_several_places(self, teacher, tmp_path):
         monitor = make_monitor(make_model(seed=1))

@@ -199,6 +199,16 @@ class ClipData:
             )
         return self.features[name]
 
+    def check_splits(self, evaluated: str) -> None:
+        """
+        Of what a run needs in the end, before its work.
+
+        Raises:
+            ValueError: as [`split`], of the training split or the one to evaluate.
+        """
+        _ = self.train_labels
+        self.split(self.evaluation_split(evaluated))
+
     @property
     def train_labels(self) -> list[int] | None:
         """Class ids of the training split, in its order; `None` of a stream, which has no order of its own."""

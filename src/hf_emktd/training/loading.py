@@ -146,22 +146,23 @@ def load_monitor(name_or_path: str | Path) -> EntropyMonitor:
     monitor = find_monitor(name_or_path)
     if monitor is None:
         raise ValueError(
-            f"{name_or_path} has no folder {MONITOR_FOLDER}/ with a monitor; make one with scripts/train_monitor.py."
+            f"{name_or_path} is no monitor and has none in {MONITOR_FOLDER}/; make one with scripts/train_monitor.py."
         )
     return monitor
 
 
 def find_monitor(*names_or_paths: str | Path) -> EntropyMonitor | None:
     """
-    The first entropy monitor kept in one of these directories or Hub models; `None` where there is none. A `Path` is a
-    directory, also one that is not there yet.
+    The first entropy monitor kept in one of these directories or Hub models, or that one of the directories is; `None`
+    where there is none. A `Path` is a directory, also one that is not there yet.
 
     Raises:
         ValueError: if there is one that cannot be loaded, or the Hub does not say whether there is one.
     """
     for name_or_path in names_or_paths:
-        if Path(name_or_path, MONITOR_FOLDER, "config.json").is_file():
-            return _read_monitor(Path(name_or_path, MONITOR_FOLDER))
+        for folder in (Path(name_or_path, MONITOR_FOLDER), Path(name_or_path)):
+            if _is_monitor(folder):
+                return _read_monitor(folder)
         if isinstance(name_or_path, str) and not Path(name_or_path).exists():
             try:
                 where = where_from(name_or_path)
@@ -170,6 +171,17 @@ def find_monitor(*names_or_paths: str | Path) -> EntropyMonitor | None:
             if has_file(name_or_path, f"{MONITOR_FOLDER}/config.json", **where):
                 return _read_monitor(name_or_path, subfolder=MONITOR_FOLDER, **where)
     return None
+
+
+def _is_monitor(folder: Path) -> bool:
+    """By its name, whatever it holds, or by what its config says."""
+    config = folder / "config.json"
+    if folder.name == MONITOR_FOLDER or not config.is_file():
+        return config.is_file()
+    try:
+        return json.loads(config.read_bytes())["model_type"] == EntropyMonitor.config_class.model_type
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 def _read_monitor(name_or_path: str | Path, **options: Any) -> EntropyMonitor:
