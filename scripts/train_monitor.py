@@ -4,8 +4,8 @@
     python scripts/train_monitor.py --teacher org/av-teacher --dataset clips.csv --output_dir runs/monitor
     python scripts/train_monitor.py --teacher runs/teacher --hidden_layers 1
 
-The monitor goes to `entropy_monitor/` in the teacher's folder, where distill.py looks for it, or to --output_dir, which
-distill.py takes as --monitor.
+The monitor goes to `entropy_monitor/` in the teacher's folder, where distill.py looks for it, or to --output_dir,
+which distill.py takes as --monitor.
 """
 
 from __future__ import annotations
