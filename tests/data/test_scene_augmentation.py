@@ -151,7 +151,9 @@ class TestAugmentation:
         assert parsed == SceneAugmentationArguments(flip_probability=0.5)
         config = AvSegFormerConfig(training_augmentation={"flip_probability": 0.25, "silence_probability": 0.1})
         filled = SceneAugmentationArguments().fill_from(config)
-        assert filled == SceneAugmentationArguments(0.25, 0.1) and parsed.fill_from(config) is parsed
+        assert filled == SceneAugmentationArguments(0.25, 0.1)
+        assert parsed.fill_from(config) == SceneAugmentationArguments(0.5, 0.1)
+        assert parsed.fill_from(AvSegFormerConfig()) == parsed
 
     @pytest.mark.parametrize("name", ["flip_probability", "silence_probability"])
     def test_probabilities_out_of_range(self, name):

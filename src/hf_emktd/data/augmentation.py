@@ -40,11 +40,12 @@ class ViewArguments(ABC):
 
     def fill_from(self, config: Any) -> Self:
         """
-        The augmentation that `config` (of a trained model) names, unless an option here was changed: a student is
-        trained as its teacher was.
+        The augmentation that `config` (of a trained model) names, but for options that were changed here: a student is
+        trained as its teacher was. An option given its default counts as left alone.
         """
-        recipe = getattr(config, "training_augmentation", None)
-        return type(self)(**recipe) if recipe and self == type(self)() else self
+        defaults = asdict(type(self)())
+        changed = {name: value for name, value in asdict(self).items() if value != defaults[name]}
+        return type(self)(**((getattr(config, "training_augmentation", None) or {}) | changed))
 
     @classmethod
     @abstractmethod
