@@ -164,6 +164,7 @@ class TestOpening:
     def test_a_folder_of_shards_is_told_from_other_names(self, features, tmp_path):
         assert is_shards(features) and is_shards("someone/clips")
         assert not is_shards(tmp_path) and not is_shards("touchtone") and not is_shards("clips.csv")
+        assert not is_shards("mine/clips.csv") and not is_shards("mine/clips.TSV")
         assert task_of(features) == "audio-visual-classification"
         with pytest.raises(FileNotFoundError, match=r"no shards\.json"):
             load_shards(tmp_path)

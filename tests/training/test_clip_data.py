@@ -11,7 +11,7 @@ from tiny_runs import LABELS, make_model
 
 from hf_emktd.data import AugmentationArguments
 from hf_emktd.models.cav_mae import CavMaeProcessor
-from hf_emktd.training import ClipData, ClipViews, DataArguments, check_labels
+from hf_emktd.training import ClipData, ClipViews, DataArguments, check_labels, open_clips
 
 
 class TestArguments:
@@ -60,6 +60,12 @@ class TestArguments:
         args = DataArguments()
         args.fill_from(type(config).from_pretrained(tmp_path))
         assert (args.dataset, json.loads(args.dataset_options)) == ("a.csv", {"x": [1]})
+
+
+@pytest.mark.parametrize("name", ["nope.csv", "mine/nope.csv"])
+def test_a_table_that_is_not_there_is_no_name_on_the_hub(name):
+    with pytest.raises(FileNotFoundError, match=rf"No such file or directory: '{name}', seen from .*--dataset\.$"):
+        open_clips(DataArguments(dataset=name), CavMaeProcessor.from_config(make_model().config))
 
 
 class TestSplits:

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..whole_files import sha256_of
 from .clip_source import ClipReport
+from .clip_table import DELIMITERS
 from .features import FEATURES_VERSION, input_parameters
 from .media import PathLike
 
@@ -178,8 +179,13 @@ def feature_settings(processor: CavMaeProcessor, num_frames: int, max_seconds: f
 
 
 def is_shards(name: PathLike) -> bool:
-    """Whether this names a folder of shards or, where no such file exists, a repository of the Hub."""
+    """
+    Whether this names a folder of shards or, where no such file exists, a repository of the Hub. A name with the
+    ending of a table is one, there or not.
+    """
     path = Path(name)
+    if path.suffix.lower() in DELIMITERS:
+        return False
     return (path / INDEX_NAME).is_file() or (not path.exists() and REPO_ID.fullmatch(str(name)) is not None)
 
 

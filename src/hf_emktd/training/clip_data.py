@@ -151,7 +151,7 @@ class ClipData:
     ):
         self.args = args
         self.processor = processor
-        self.source: ClipSource = load_clips(args.dataset, data_dir=args.data_dir, **args.options)
+        self.source = _open_source(args)
         if args.strict:
             self.source.report.refuse_problems()
         if model_config is not None:
@@ -363,6 +363,15 @@ AUGMENTATIONS = {
     "audio-visual-segmentation": SceneAugmentationArguments,
 }
 DATA = {"audio-visual-classification": ClipData, "audio-visual-segmentation": SceneData}
+
+
+def _open_source(args: DataArguments) -> ClipSource:
+    if is_table(args.dataset) and not Path(args.dataset).exists():
+        raise FileNotFoundError(
+            f"No such file or directory: {args.dataset!r}, seen from {Path.cwd()}. A path that a model's config names "
+            "is relative to the folder the model was trained in: start there, or name the table with --dataset."
+        )
+    return load_clips(args.dataset, data_dir=args.data_dir, **args.options)
 
 
 def open_clips(
