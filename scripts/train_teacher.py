@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin, set_seed
 
 from hf_emktd.data import task_of
 from hf_emktd.data.augmentation import AugmentationArguments
@@ -40,6 +40,7 @@ from hf_emktd.training import (
     evaluation_results,
     family_of,
     hyper_parameters,
+    load_config,
     load_model,
     merge_adapters,
     open_clips,
@@ -156,7 +157,7 @@ def main() -> None:
 def teacher_config(args: TeacherArguments, data_args: DataArguments) -> PreTrainedConfig:
     """Of the model to start from, or of a preset of the family that the data set, or the preset itself, asks for."""
     if args.init is not None:
-        config = AutoConfig.from_pretrained(args.init)
+        config = load_config(args.init)
     else:
         task = task_of(data_args.dataset) if data_args.dataset else None
         families = [family for family in FAMILIES.values() if task in (None, family.config_class.task)]

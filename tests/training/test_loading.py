@@ -14,7 +14,7 @@ from hf_emktd.models.cav_mae import CavMaeForAudioVisualClassification, CavMaePr
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hf_emktd.training import MONITOR_FOLDER, find_monitor, load_model, load_monitor
+from hf_emktd.training import MONITOR_FOLDER, find_monitor, load_config, load_model, load_monitor
 from hub_server import NO_PROXY, WRITE_TOKEN, HubServer
 
 
@@ -31,6 +31,15 @@ def test_model_and_processor(teacher):
     model, processor = load_model(str(teacher))
     assert isinstance(model, CavMaeForAudioVisualClassification) and isinstance(processor, CavMaeProcessor)
     assert torch.equal(model.classifier.dense.weight, make_model(seed=1).classifier.dense.weight)
+
+
+def test_config_alone(teacher):
+    assert load_config(str(teacher)).to_dict() == load_model(str(teacher))[0].config.to_dict()
+    with pytest.raises(ValueError, match=r"'nowhere' is no model .*there is no folder 'nowhere'"):
+        load_config("nowhere")
+    (teacher / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="a model of type 'bert' is no model for audio-visual"):
+        load_config(str(teacher))
 
 
 def test_options_reach_the_model(teacher):

@@ -19,7 +19,7 @@ from .finish import (
     to_json,
 )
 from .kernel_trials import KernelTrial, check_kernel_trials, choose_kernel, is_kernel_open
-from .loading import MONITOR_FOLDER, find_monitor, load_model, load_monitor
+from .loading import MONITOR_FOLDER, find_monitor, load_config, load_model, load_monitor
 from .lora import LoraArguments, add_adapters, base_name, merge_adapters, without_adapters
 from .objectives import build_objectives
 from .students import (
@@ -90,6 +90,7 @@ __all__ = [
     "inherit",
     "inherit_weights",
     "is_kernel_open",
+    "load_config",
     "load_model",
     "load_monitor",
     "merge_adapters",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, find_adapter_config_file
 
 from .. import models  # noqa: F401  registers the Auto classes
@@ -41,12 +43,33 @@ def load_model(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, Proc
         ValueError: if there is neither a directory nor a Hub model of that name, it has no processor, its weights are
             no safetensors, do not fit its config or are not finite, or it needs code of its own.
     """
-    try:
+    with _named(name_or_path):
         given = {name: value for name in WHERE if (value := options.pop(name, None)) is not None}
         where = where_from(name_or_path, **given)
         load = _load_adapted if find_adapter_config_file(name_or_path, **where) else _load_whole
         model = load(name_or_path, where, **options)
         return model, AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False, **where)
+
+
+def load_config(name_or_path: str) -> PreTrainedConfig:
+    """
+    The config of what [`load_model`] loads; an adapter's is of the model with the adapter.
+
+    Raises:
+        ValueError: if there is neither a directory nor a Hub model of that name, or its config is of no model here.
+    """
+    with _named(name_or_path):
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **where_from(name_or_path))
+        if getattr(config, "task", None) not in TASKS:
+            raise ValueError(f"a model of type {config.model_type!r} is no model for {' or '.join(TASKS)}")
+        return config
+
+
+@contextmanager
+def _named(name_or_path: str) -> Iterator[None]:
+    """Errors of loading, with the model's name and what was expected."""
+    try:
+        yield
     except LOAD_ERRORS as error:
         raise ValueError(
             f"{name_or_path!r} is no model this library can load: expected a directory with config.json, "
