@@ -32,6 +32,7 @@ from hf_emktd.training import (
     add_adapters,
     augmentation_for,
     base_name,
+    check_body,
     check_parts,
     command_line,
     data_facts,
@@ -87,6 +88,11 @@ class TeacherArguments:
         known = [name for family in FAMILIES.values() for name in family.presets]
         if self.preset is not None and self.preset not in known:
             raise ValueError(f"preset must be one of {', '.join(known)}, got {self.preset!r}.")
+        if self.preset is not None and self.init is not None:
+            raise ValueError(
+                f"preset is a size from scratch, and init a model that has its own: got {self.preset!r} and "
+                f"{self.init!r}. Leave one of them out."
+            )
 
 
 def main() -> None:
@@ -170,10 +176,12 @@ def teacher_config(args: TeacherArguments, data_args: DataArguments) -> PreTrain
 
 
 def build_processor(args: TeacherArguments, config: PreTrainedConfig) -> ProcessorMixin:
-    """For the sizes of `config`; a model to start from keeps its normalisation."""
+    """For the sizes of `config`; a model to start from, which must fit, keeps its normalisation."""
     if args.init is None:
         return family_of(config).processor_class.from_config(config)
-    return student_processor(load_model(args.init)[1], config)
+    start, processor = load_model(args.init)
+    check_body(start, config)
+    return student_processor(processor, config)
 
 
 def build_model(args: TeacherArguments, config: PreTrainedConfig, data: ClipData) -> PreTrainedModel:

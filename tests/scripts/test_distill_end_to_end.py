@@ -189,6 +189,13 @@ def test_a_teacher_from_another_model_gets_new_classes_and_sizes(workplace, teac
     assert AutoProcessor.from_pretrained(tmp_path / "new").image_processor.image_size == 16
 
 
+def test_a_teacher_from_another_model_keeps_its_weights(workplace, teacher, table, tmp_path):
+    options = ["--dataset", table, "--config_fields", "hidden_size=16", *ONE_EPOCH, "--output_dir", tmp_path / "new"]
+    ended = workplace.run_here("train_teacher.py", "--init", teacher, *options)
+    assert ended.status == 1 and "Traceback" not in ended.err and not (tmp_path / "new").exists()
+    assert "of another shape than these config fields ask for" in ended.err and "without --init" in ended.err
+
+
 def test_published_and_read_back(workplace, hub, teacher, clips, tmp_path):
     student = tmp_path / "student"
     options = ["--objective", "kd", "--push_to_hub", "--hub_model_id", REPO, "--output_dir", student, *ONE_EPOCH]

@@ -135,6 +135,7 @@ def test_a_slim_student_from_a_smaller_picture(workplace, avs_teacher, tmp_path)
     [
         (["--preset", "tiny"], "--preset tiny is no size of a model for touchtone_scenes"),
         (["--preset", "huge"], "preset must be one of"),
+        (["--preset", "b0", "--init", "nowhere"], "Leave one of them out"),
         (["--init", "nowhere"], "there is no folder 'nowhere', and models on the Hub have names such as 'org/model'"),
         (["--preset", "b0", "--freeze", "ears"], "has no part ears"),
     ],

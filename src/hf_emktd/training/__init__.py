@@ -25,6 +25,7 @@ from .objectives import build_objectives
 from .students import (
     build_student,
     build_student_config,
+    check_body,
     check_parts,
     derive_config,
     has_weights,
@@ -69,6 +70,7 @@ __all__ = [
     "build_student",
     "build_student_config",
     "cache_source",
+    "check_body",
     "check_inheritance",
     "check_kernel_trials",
     "check_labels",

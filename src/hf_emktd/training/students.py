@@ -141,6 +141,31 @@ def check_parts(config: PreTrainedConfig, parts: list[str]) -> None:
         )
 
 
+def check_body(start: PreTrainedModel, config: PreTrainedConfig) -> None:
+    """
+    Refuses a model of `config` that would not start from the weights of `start`: of another shape may only be its
+    head, for other classes, and tables of positions, for inputs of other sizes.
+
+    Raises:
+        ValueError: naming tensors that differ.
+    """
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in family_of(config).model_class(config).state_dict().items()}
+    body = {
+        name: tensor.shape
+        for name, tensor in start.state_dict().items()
+        if name.startswith(f"{start.base_model_prefix}.") and "position" not in name
+    }
+    pairs = [(name, shape, wanted.get(name, shape)) for name, shape in body.items()]
+    other = [f"{name} {tuple(found)} for {tuple(asked)}" for name, found, asked in pairs if found != asked]
+    if other:
+        raise ValueError(
+            f"{len(other)} of {len(body)} tensors of the model to start from are of another shape than these config "
+            f"fields ask for and would be lost: {', '.join(other[:3])}. Leave these --config_fields out, or train "
+            "from scratch, without --init."
+        )
+
+
 def parse_overrides(overrides: list[str], config: PreTrainedConfig) -> dict[str, Any]:
     """
     `["hidden_size=96"]` as `{"hidden_size": 96}`; `["vision_config.hidden_size=96"]` as that whole config, changed.
