@@ -138,3 +138,48 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises((CheckpointError, FileExistsError)):
         run(tmp_path / "file")
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob("checkpoint-*"))
+
+
+def test_a_new_run_keeps_its_own_checkpoints_beside_those_of_an_earlier_one(tmp_path, warnings_of_transformers):
+    """`last` would go on with the earlier run's weights, and the rotation delete the new run's."""
+    run(tmp_path, save_total_limit=2).train()
+    again = run(tmp_path, save_strategy="steps", save_steps=2, learning_rate=0.02)
+    again.add_callback(SignalAt(3))
+    with pytest.raises(Interrupted, match="Step 3 of 9 is saved"):
+        again.train()
+    assert names(tmp_path) == ["checkpoint-3", "checkpoint-earlier-6", "checkpoint-earlier-9"]
+    warned = warnings_of_transformers.text
+    assert "held 2 checkpoint(s)" in warned and "checkpoint-earlier-6, checkpoint-earlier-9" in warned
+    resumed = run(tmp_path, learning_rate=0.02)
+    resumed.train(resume_from_checkpoint="last")
+    straight = run(tmp_path / "straight", learning_rate=0.02)
+    straight.train()
+    assert all((weights(resumed.model)[name] == tensor).all() for name, tensor in weights(straight.model).items())
+
+
+def test_no_earlier_checkpoint_is_written_over(tmp_path):
+    for _ in range(3):
+        run(tmp_path, num_train_epochs=1).train()
+    assert names(tmp_path) == ["checkpoint-3", "checkpoint-earlier-3", "checkpoint-earlier-3-2"]
+
+
+def test_what_came_after_the_resumed_checkpoint_is_put_aside(tmp_path):
+    run(tmp_path, save_total_limit=None).train()
+    resumed = run(tmp_path, save_strategy="steps", save_steps=4)
+    resumed.add_callback(SignalAt(4))
+    with pytest.raises(Interrupted):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert names(tmp_path) == ["checkpoint-4", "checkpoint-earlier-6", "checkpoint-earlier-9"]
+
+
+def test_an_earlier_run_is_taken_up_under_its_old_names(tmp_path):
+    run(tmp_path, num_train_epochs=1).train()
+    run(tmp_path, save_strategy="no").train()
+    assert names(tmp_path) == ["checkpoint-earlier-3"]
+    (tmp_path / "checkpoint-earlier-3").rename(tmp_path / "checkpoint-3")
+    run(tmp_path).train(resume_from_checkpoint="last")
+    assert names(tmp_path) == ["checkpoint-9"]

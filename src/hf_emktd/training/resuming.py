@@ -20,12 +20,17 @@ from transformers.trainer_utils import (
     TrainOutput,
     rotate_checkpoints,
 )
+from transformers.utils import logging
 
 from .checkpoint_push import CheckpointPushes
 from .interruption import CheckpointError, Deferred, Interrupted, signals_deferred
 from .training_clock import TrainingClock
 
+logger = logging.get_logger(__name__)
+
 LAST = "last"
+# of another run: neither `last` nor the Trainer takes a name without a number for a checkpoint to go on from
+EARLIER = f"{PREFIX_CHECKPOINT_DIR}-earlier"
 # in what torch.save raises for a file that it cannot write
 TORCH_WRITER = ("inline_container", "iostream error")
 
@@ -54,13 +59,31 @@ def _step_of(checkpoint: Path) -> int | None:
     return int(step) if step.isdecimal() else None
 
 
+def _not_before(resumed: str | None, output_dir: str | Path) -> list[Path]:
+    """The whole checkpoints that are no part of the run that led to `resumed`, oldest first."""
+    whole = sorted((folder for folder in _checkpoints(output_dir) if is_whole(folder)), key=_step_of)
+    own = [folder for folder in whole if resumed and folder.samefile(resumed)]
+    return [folder for folder in whole if not own or _step_of(folder) > _step_of(own[0])]
+
+
+def _put_aside(checkpoint: Path) -> Path:
+    name, number = f"{EARLIER}-{_step_of(checkpoint)}", 1
+    aside = checkpoint.with_name(name)
+    while aside.exists():
+        number += 1
+        aside = checkpoint.with_name(f"{name}-{number}")
+    return checkpoint.rename(aside)
+
+
 class ResumableTrainer(Trainer):
     """
     A [`~transformers.Trainer`] of which a kill at any moment costs no more than what came after its last checkpoint.
 
     SIGTERM and Ctrl-C end training after the step at hand with a checkpoint, on all ranks after the same one, by
     [`Interrupted`]; with `save_strategy="no"` at once, as ever. Checkpoints are deleted by their step, not by their
-    time, so a clock that was set back costs none.
+    time, so a clock that was set back costs none. Those of an earlier run in the same folder are renamed to
+    `checkpoint-earlier-*` when a run starts anew, and those that came later than the one that is resumed: `last` would
+    go on from them, and the newly written would be deleted for them.
 
     Raises:
         CheckpointError: if `output_dir` cannot be written to, before anything is computed, or a checkpoint cannot.
@@ -83,6 +106,7 @@ class ResumableTrainer(Trainer):
             Interrupted: after a signal.
         """
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        self._put_earlier_aside(checkpoint)
         if self.args.save_strategy == SaveStrategy.NO:
             return super().train(resume_from_checkpoint=checkpoint, **kwargs)
         with signals_deferred() as asked:
@@ -99,6 +123,18 @@ class ResumableTrainer(Trainer):
                 f"{newest}."
             )
         return asked or None
+
+    def _put_earlier_aside(self, resumed: str | None) -> None:
+        """What this run does not go on from is kept, under names that are not taken for its own."""
+        if self.args.should_save:
+            names = [_put_aside(folder).name for folder in _not_before(resumed, self.args.output_dir)]
+            if names:
+                logger.warning(
+                    f"{self.args.output_dir} held {len(names)} checkpoint(s) that this run does not go on from; they "
+                    f"are now {', '.join(names)}. Delete them, or to go on from them end this run, take 'earlier-' "
+                    "out of their names and resume from the last."
+                )
+        self.accelerator.wait_for_everyone()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run = Path(self._get_output_dir(trial=trial))
