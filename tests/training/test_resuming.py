@@ -183,3 +183,36 @@ def test_an_earlier_run_is_taken_up_under_its_old_names(tmp_path):
     (tmp_path / "checkpoint-earlier-3").rename(tmp_path / "checkpoint-3")
     run(tmp_path).train(resume_from_checkpoint="last")
     assert names(tmp_path) == ["checkpoint-9"]
+
+
+def test_other_objectives_than_the_checkpoint_was_trained_with_are_refused(tmp_path):
+    """The card would state what trained nothing."""
+    run(tmp_path, num_train_epochs=1).train()
+    with pytest.raises(ValueError, match=r"objective \['em_ktd', 'kd'\], now \[\].*Give its options to go on"):
+        run(tmp_path, objective=["none"]).train(resume_from_checkpoint="last")
+    with pytest.raises(ValueError, match=r"objective_options \[\], now \['kd\.weight=3'\]; ktd_gamma 0\.5, now 1\.0"):
+        changed = {"objective_options": ["kd.weight=3"], "ktd_gamma": 1.0}
+        run(tmp_path, **changed).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert names(tmp_path) == ["checkpoint-3"]
+
+
+def test_other_options_of_training_are_warned_of(tmp_path, warnings_of_transformers):
+    run(tmp_path, num_train_epochs=1).train()
+    run(tmp_path, num_train_epochs=2).train(resume_from_checkpoint="last")
+    assert "other options" not in warnings_of_transformers.text
+    run(tmp_path, learning_rate=1e-9, seed=7).train(resume_from_checkpoint="last")
+    assert "learning_rate 0.05, now 1e-09; seed 42, now 7." in warnings_of_transformers.text
+
+
+@pytest.mark.parametrize("kept", [{}, {"OptionsOfRun": {"args": {}, "attributes": {}}}])
+def test_a_checkpoint_that_knows_no_options_is_resumed(tmp_path, kept):
+    run(tmp_path, num_train_epochs=1).train()
+    state = tmp_path / "checkpoint-3" / "trainer_state.json"
+    content = json.loads(state.read_text())
+    assert content["stateful_callbacks"]["OptionsOfRun"]["attributes"]["options"]["ktd_weight"] == 30.0
+    del content["stateful_callbacks"]["OptionsOfRun"]
+    content["stateful_callbacks"] |= kept
+    state.write_text(json.dumps(content))
+    resumed = run(tmp_path, objective=["kd"])
+    resumed.train(resume_from_checkpoint="last")
+    assert resumed.state.global_step == 9

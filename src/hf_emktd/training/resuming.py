@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from torch import distributed, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     HubStrategy,
@@ -22,6 +24,7 @@ from transformers.trainer_utils import (
 )
 from transformers.utils import logging
 
+from .arguments import AudioVisualTrainingArguments, DistillationArguments
 from .checkpoint_push import CheckpointPushes
 from .interruption import CheckpointError, Deferred, Interrupted, signals_deferred
 from .training_clock import TrainingClock
@@ -31,6 +34,26 @@ logger = logging.get_logger(__name__)
 LAST = "last"
 # of another run: neither `last` nor the Trainer takes a name without a number for a checkpoint to go on from
 EARLIER = f"{PREFIX_CHECKPOINT_DIR}-earlier"
+# Options that the card states as what trained the student: another value would be one that trained nothing.
+_COMMON = {option.name for option in fields(AudioVisualTrainingArguments)}
+OF_OBJECTIVES = tuple(option.name for option in fields(DistillationArguments) if option.name not in _COMMON)
+# Options that a run may go on without, with a reason.
+OF_TRAINING = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "optim",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "seed",
+    "data_seed",
+    "balanced_sampling",
+    "modality_dropout",
+    "head_learning_rate_factor",
+    "freeze",
+    "freeze_epochs",
+)
 # in what torch.save raises for a file that it cannot write
 TORCH_WRITER = ("inline_container", "iostream error")
 
@@ -95,6 +118,7 @@ class ResumableTrainer(Trainer):
         self.pushes = CheckpointPushes()
         self.add_callback(self.stop_on_signal)
         self.add_callback(TrainingClock())
+        self.add_callback(OptionsOfRun())
         if self.args.should_save:
             _check_writable(self.args.output_dir)
 
@@ -103,9 +127,12 @@ class ResumableTrainer(Trainer):
 
         Raises:
             CheckpointError: if the checkpoint is none, or was not saved to its end, or a new one cannot be saved.
+            ValueError: if the checkpoint was trained with other objectives, or other options of theirs.
             Interrupted: after a signal.
         """
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        if checkpoint:
+            self._check_options(checkpoint)
         self._put_earlier_aside(checkpoint)
         if self.args.save_strategy == SaveStrategy.NO:
             return super().train(resume_from_checkpoint=checkpoint, **kwargs)
@@ -123,6 +150,23 @@ class ResumableTrainer(Trainer):
                 f"{newest}."
             )
         return asked or None
+
+    def _check_options(self, checkpoint: str) -> None:
+        kept = _kept_options(checkpoint)
+        different = {
+            name: f"{name} {kept[name]!r}, now {value!r}"
+            for name, value in options_of(self.args).items()
+            if name in kept and kept[name] != value
+        }
+        refused = [said for name, said in different.items() if name in OF_OBJECTIVES]
+        if refused:
+            raise ValueError(
+                f"{checkpoint} was trained with other objectives: {'; '.join(refused)}. Give its options to go on "
+                "from it, or name another output_dir and do not resume, to train anew."
+            )
+        if different and self.is_world_process_zero():
+            said = "; ".join(different.values())
+            logger.warning(f"{checkpoint} was trained with other options, the run goes on with those of now: {said}.")
 
     def _put_earlier_aside(self, resumed: str | None) -> None:
         """What this run does not go on from is kept, under names that are not taken for its own."""
@@ -173,6 +217,24 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
 
+class OptionsOfRun(TrainerCallback, ExportableState):
+    """
+    Keeps what the student is trained with in the Trainer's state, and so in checkpoints, as JSON: `training_args.bin`
+    is a pickle and not read.
+    """
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self.options = options_of(args)
+        # the Trainer saves only what the state has a place for
+        state.stateful_callbacks[type(self).__name__] = self.state()
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"options": self.options}}
+
+
 class StopOnSignal(TrainerCallback):
     """
     Ends training with a checkpoint once a signal was asked for on any rank.
@@ -211,6 +273,19 @@ class StopOnSignal(TrainerCallback):
         if self.group is not None:
             distributed.all_reduce(signum, distributed.ReduceOp.MAX, group=self.group)
         return int(signum)
+
+
+def options_of(args: TrainingArguments) -> dict[str, Any]:
+    """What a run is trained with, but for its length, as it is read back from JSON."""
+    known = args.to_dict()
+    return json.loads(json.dumps({name: known[name] for name in (*OF_OBJECTIVES, *OF_TRAINING) if name in known}))
+
+
+def _kept_options(checkpoint: str) -> dict[str, Any]:
+    """Empty of a checkpoint that knows none, as of other trainers."""
+    state = json.loads(Path(checkpoint, TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    kept = state.get("stateful_callbacks", {}).get(OptionsOfRun.__name__, {})
+    return kept.get("attributes", {}).get("options", {})
 
 
 def _check_writable(folder: str) -> None:
