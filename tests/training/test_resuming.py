@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import time
+from dataclasses import fields
 
 import pytest
 from tiny_runs import OFF, make_features, make_trainer, make_views, weights
 from transformers import TrainerCallback
 
+from hf_emktd.training import DistillationArguments
 from hf_emktd.training.interruption import SAME_SIGNAL_SECONDS, CheckpointError, Interrupted, signals_deferred
 from hf_emktd.training.resuming import last_checkpoint
 from hf_emktd.training.training_clock import training_seconds
@@ -216,3 +218,22 @@ def test_a_checkpoint_that_knows_no_options_is_resumed(tmp_path, kept):
     resumed = run(tmp_path, objective=["kd"])
     resumed.train(resume_from_checkpoint="last")
     assert resumed.state.global_step == 9
+
+
+def test_last_without_a_checkpoint_says_that_it_starts_anew(tmp_path, warnings_of_transformers):
+    run(tmp_path, num_train_epochs=1).train(resume_from_checkpoint="last")
+    assert f"no checkpoint in {tmp_path} to go on from: the run starts anew" in warnings_of_transformers.text
+
+
+def test_a_wrong_folder_where_there_is_no_checkpoint_promises_none(tmp_path):
+    """Scripts end a CheckpointError with how `last` goes on."""
+    with pytest.raises(
+        ValueError, match=r"wrong is no checkpoint .*, and there is none in .*leave resume_from"
+    ) as raised:
+        run(tmp_path).train(resume_from_checkpoint=str(tmp_path / "wrong"))
+    assert not isinstance(raised.value, CheckpointError) and "None" not in str(raised.value)
+
+
+def test_the_help_of_resuming_tells_of_last():
+    options = {option.name: option for option in fields(DistillationArguments)}
+    assert "'last' for the newest in output_dir" in options["resume_from_checkpoint"].metadata["help"]

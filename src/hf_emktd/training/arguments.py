@@ -60,6 +60,14 @@ class AudioVisualTrainingArguments(WithoutToken, TrainingArguments):
         },
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept on disk."})
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "Checkpoint to go on from: a folder, or 'last' for the newest in output_dir that was saved to its "
+            "end; where there is none yet, 'last' starts anew, with a warning. Objectives and their options must be "
+            "those of the checkpoint."
+        },
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Kept off: the teacher's inputs are not in the student's signature."}
     )

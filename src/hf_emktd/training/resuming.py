@@ -127,7 +127,8 @@ class ResumableTrainer(Trainer):
 
         Raises:
             CheckpointError: if the checkpoint is none, or was not saved to its end, or a new one cannot be saved.
-            ValueError: if the checkpoint was trained with other objectives, or other options of theirs.
+            ValueError: if it is none and there is no other either, or was trained with other objectives, or other
+                options of theirs.
             Interrupted: after a signal.
         """
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
@@ -141,14 +142,19 @@ class ResumableTrainer(Trainer):
             return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
     def _checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
+        newest = last_checkpoint(self.args.output_dir)
         if asked in (LAST, True):
-            return last_checkpoint(self.args.output_dir)
+            if newest is None and self.is_world_process_zero():
+                logger.warning(f"There is no checkpoint in {self.args.output_dir} to go on from: the run starts anew.")
+            return newest
         if asked and not is_whole(asked):
-            newest = last_checkpoint(self.args.output_dir)
-            raise CheckpointError(
-                f"{asked} is no checkpoint that was saved to its end; the newest such in {self.args.output_dir} is "
-                f"{newest}."
-            )
+            wrong = f"{asked} is no checkpoint that was saved to its end"
+            if newest is None:  # not a CheckpointError: scripts promise with it that `last` goes on
+                raise ValueError(
+                    f"{wrong}, and there is none in {self.args.output_dir}: name the folder of one, checkpoint-STEP, "
+                    "or leave resume_from_checkpoint out to start anew."
+                )
+            raise CheckpointError(f"{wrong}; the newest such in {self.args.output_dir} is {newest}.")
         return asked or None
 
     def _check_options(self, checkpoint: str) -> None:
