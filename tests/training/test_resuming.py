@@ -13,7 +13,13 @@ from tiny_runs import OFF, make_features, make_trainer, make_views, weights
 from transformers import TrainerCallback
 
 from hf_emktd.training import DistillationArguments
-from hf_emktd.training.interruption import SAME_SIGNAL_SECONDS, CheckpointError, Interrupted, signals_deferred
+from hf_emktd.training.interruption import (
+    SAME_SIGNAL_SECONDS,
+    CheckpointError,
+    Interrupted,
+    ResumeError,
+    signals_deferred,
+)
 from hf_emktd.training.resuming import last_checkpoint
 from hf_emktd.training.training_clock import training_seconds
 
@@ -190,9 +196,9 @@ def test_an_earlier_run_is_taken_up_under_its_old_names(tmp_path):
 def test_other_objectives_than_the_checkpoint_was_trained_with_are_refused(tmp_path):
     """The card would state what trained nothing."""
     run(tmp_path, num_train_epochs=1).train()
-    with pytest.raises(ValueError, match=r"objective \['em_ktd', 'kd'\], now \[\].*Give its options to go on"):
+    with pytest.raises(ResumeError, match=r"objective \['em_ktd', 'kd'\], now \[\].*Give its options to go on"):
         run(tmp_path, objective=["none"]).train(resume_from_checkpoint="last")
-    with pytest.raises(ValueError, match=r"objective_options \[\], now \['kd\.weight=3'\]; ktd_gamma 0\.5, now 1\.0"):
+    with pytest.raises(ResumeError, match=r"objective_options \[\], now \['kd\.weight=3'\]; ktd_gamma 0\.5, now 1\.0"):
         changed = {"objective_options": ["kd.weight=3"], "ktd_gamma": 1.0}
         run(tmp_path, **changed).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert names(tmp_path) == ["checkpoint-3"]
@@ -228,7 +234,7 @@ def test_last_without_a_checkpoint_says_that_it_starts_anew(tmp_path, warnings_o
 def test_a_wrong_folder_where_there_is_no_checkpoint_promises_none(tmp_path):
     """Scripts end a CheckpointError with how `last` goes on."""
     with pytest.raises(
-        ValueError, match=r"wrong is no checkpoint .*, and there is none in .*leave resume_from"
+        ResumeError, match=r"wrong is no checkpoint .*, and there is none in .*leave resume_from"
     ) as raised:
         run(tmp_path).train(resume_from_checkpoint=str(tmp_path / "wrong"))
     assert not isinstance(raised.value, CheckpointError) and "None" not in str(raised.value)

@@ -46,6 +46,10 @@ class CheckpointError(OSError):
     """A checkpoint that cannot be saved, or resumed from."""
 
 
+class ResumeError(ValueError):
+    """A run that cannot be resumed as it was asked, and will not be by the same command again."""
+
+
 class Deferred:
     """
     A signal that was asked for and is obeyed later.
@@ -88,7 +92,7 @@ def ending_in_one_line(way_on: str) -> Iterator[None]:
         if saved:  # by all ranks
             end_process_group()
         _end(f"ended by {signal.Signals(signum).name}. {saved}", way_on, 128 + signum)
-    except (CheckpointError, PublishError) as error:
+    except (CheckpointError, PublishError, ResumeError) as error:
         _end(f"error: {error}", way_on if isinstance(error, CheckpointError) else "", 1)
     except OSError as error:
         if error.errno not in FULL_OR_FORBIDDEN:

@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from .arguments import AudioVisualTrainingArguments, DistillationArguments
 from .checkpoint_push import CheckpointPushes
-from .interruption import CheckpointError, Deferred, Interrupted, signals_deferred
+from .interruption import CheckpointError, Deferred, Interrupted, ResumeError, signals_deferred
 from .training_clock import TrainingClock
 
 logger = logging.get_logger(__name__)
@@ -127,7 +127,7 @@ class ResumableTrainer(Trainer):
 
         Raises:
             CheckpointError: if the checkpoint is none, or was not saved to its end, or a new one cannot be saved.
-            ValueError: if it is none and there is no other either, or was trained with other objectives, or other
+            ResumeError: if it is none and there is no other either, or was trained with other objectives, or other
                 options of theirs.
             Interrupted: after a signal.
         """
@@ -150,7 +150,7 @@ class ResumableTrainer(Trainer):
         if asked and not is_whole(asked):
             wrong = f"{asked} is no checkpoint that was saved to its end"
             if newest is None:  # not a CheckpointError: scripts promise with it that `last` goes on
-                raise ValueError(
+                raise ResumeError(
                     f"{wrong}, and there is none in {self.args.output_dir}: name the folder of one, checkpoint-STEP, "
                     "or leave resume_from_checkpoint out to start anew."
                 )
@@ -166,7 +166,7 @@ class ResumableTrainer(Trainer):
         }
         refused = [said for name, said in different.items() if name in OF_OBJECTIVES]
         if refused:
-            raise ValueError(
+            raise ResumeError(
                 f"{checkpoint} was trained with other objectives: {'; '.join(refused)}. Give its options to go on "
                 "from it, or name another output_dir and do not resume, to train anew."
             )
