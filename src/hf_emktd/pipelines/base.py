@@ -46,12 +46,8 @@ class AudioVisualPipeline(ChunkPipeline):
                 f"{type(model).__name__} is a model for {model.config.task}; make its pipeline with "
                 f"pipeline({model.config.task!r}, model=...)."
             )
-        if processor is None:
-            # that of the model's own commit, where its config knows it
-            commit = getattr(model.config, "_commit_hash", None)
-            processor = AutoProcessor.from_pretrained(model.name_or_path, revision=commit)
-        elif isinstance(processor, str):
-            processor = AutoProcessor.from_pretrained(processor)
+        if processor is None or isinstance(processor, str):
+            processor = AutoProcessor.from_pretrained(processor or model.name_or_path)
         super().__init__(model=model.eval(), processor=processor, **options)
 
     def __repr__(self) -> str:
